@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The announcement of a planned chunk, as ``trajectory_msgs/JointTrajectory``.
+
+The header's frame_id carries compact JSON: which chunk, from which observations, by which policy
+and with which noise, so that the chunk can be computed again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qcfql_ros.contract.decode import stamp_of
+from qcfql_ros.contract.named_vector import set_stamp
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.errors import MessageError
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkRecord:
+    """One planned chunk.
+
+    Attributes:
+        stamp_ns: stamp of its first tick.
+        actions: (k, action_dim) float32, as planned, before the safety filter.
+        chunk: number of the chunk.
+        episode: the policy's episode.
+        seed: of the noise.
+        digest: of the policy's tensors, 64 hex digits.
+        policy_version: of the policy.
+        observation_stamps: stamp in ns of the message used of each stream.
+    """
+
+    stamp_ns: int
+    actions: np.ndarray
+    chunk: int
+    episode: int
+    seed: int
+    digest: str
+    policy_version: int
+    observation_stamps: dict[str, int] = field(default_factory=dict)
+
+
+def chunk_message(record: ChunkRecord, contract: Contract) -> Any:
+    """Return a ``trajectory_msgs.msg.JointTrajectory`` of rclpy."""
+    from builtin_interfaces.msg import Duration
+    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+    message = JointTrajectory(joint_names=list(contract.action.names))
+    set_stamp(message, record.stamp_ns)
+    message.header.frame_id = json.dumps(
+        {
+            'chunk': record.chunk,
+            'episode': record.episode,
+            'seed': record.seed,
+            'digest': record.digest,
+            'policy_version': record.policy_version,
+            'observation_stamps': record.observation_stamps,
+        },
+        separators=(',', ':'),
+    )
+    for i, row in enumerate(np.asarray(record.actions, dtype=np.float64)):
+        sec, nanosec = divmod(i * contract.period_ns, 1_000_000_000)
+        message.points.append(
+            JointTrajectoryPoint(
+                positions=row.tolist(), time_from_start=Duration(sec=sec, nanosec=nanosec)
+            )
+        )
+    return message
+
+
+def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
+    """Return the chunk in `message`.
+
+    Raises:
+        MessageError: it is not a chunk of this contract.
+    """
+    if tuple(message.joint_names) != contract.action.names:
+        raise MessageError(
+            f'chunk: actions are {list(message.joint_names)}, wanted {list(contract.action.names)}'
+        )
+    try:
+        about = json.loads(message.header.frame_id)
+        actions = np.array([point.positions for point in message.points], dtype=np.float32)
+        record = ChunkRecord(
+            stamp_ns=stamp_of(message),
+            actions=actions,
+            chunk=int(about['chunk']),
+            episode=int(about['episode']),
+            seed=int(about['seed']),
+            digest=str(about['digest']),
+            policy_version=int(about['policy_version']),
+            observation_stamps={str(k): int(v) for k, v in about['observation_stamps'].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MessageError(f'chunk: frame_id or points are not a chunk: {error!r}') from error
+    if actions.ndim != 2 or actions.shape[1] != contract.action.dim:
+        raise MessageError(
+            f'chunk: points have shape {actions.shape}, wanted (k, {contract.action.dim})'
+        )
+    if not np.isfinite(actions).all():
+        raise MessageError(f'chunk {record.chunk}: an action is not finite')
+    return record

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find and read a contract file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from qcfql_ros.contract import topics
+from qcfql_ros.contract.schema import (
+    Action,
+    Command,
+    CommandField,
+    Contract,
+    Entry,
+    OutcomeRule,
+    Stream,
+)
+from qcfql_ros.contract.section import Section, read_yaml
+from qcfql_ros.errors import ContractError, nearest
+
+_AXES = ('x', 'y', 'z')
+_JOINT_FIELDS = ('position', 'velocity', 'effort')
+# Fields of each sensor type: None for values by joint name, else the components in order.
+SENSOR_FIELDS: dict[str, dict[str, tuple[str, ...] | None]] = {
+    topics.JOINT_STATE: dict.fromkeys(_JOINT_FIELDS),
+    topics.POSE_STAMPED: {'position': _AXES, 'orientation': ('x', 'y', 'z', 'w')},
+    topics.TWIST_STAMPED: {'linear': _AXES, 'angular': _AXES},
+    topics.WRENCH_STAMPED: {'force': _AXES, 'torque': _AXES},
+}
+_TWIST_FIELDS = tuple(f'{part}.{axis}' for part in ('linear', 'angular') for axis in _AXES)
+COMMAND_FIELDS = {topics.TWIST_STAMPED: _TWIST_FIELDS, topics.JOINT_STATE: _JOINT_FIELDS}
+ORIENTATION_SIZES = {'wxyz': 4, 'xyzw': 4, 'cos_sin_yaw': 2}
+_TOPIC = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
+_IMAGES = 'observation.images.'
+
+
+def load_contract(path_or_name: str | Path) -> Contract:
+    """Return the contract in a YAML file, or the one of that name in ``config/``.
+
+    Raises:
+        ContractError: not found, or wrong: names file, key, value got and value wanted.
+    """
+    path = find_contract(path_or_name)
+    file = str(path)
+    top = Section(
+        file,
+        '',
+        read_yaml(path),
+        ('contract', 'name', 'control', 'streams', 'features', 'action', 'outcome'),
+        ('on_stop', 'after_crash'),
+    )
+    if top.data['contract'] != 1:
+        raise top.error('contract', '1, the version of this format')
+    control = top.section('control', ('rate_hz',), ('phase', 'stamp_tolerance_s', 'lateness_s'))
+    streams = _streams(top)
+    state, images = _features(top, streams)
+    contract = Contract(
+        file=file,
+        name=top.text('name'),
+        rate_hz=control.number('rate_hz', low=0.1, high=1000.0),
+        phase=control.number('phase', 0.5, 0.0, 1.0),
+        stamp_tolerance_s=control.number('stamp_tolerance_s', 0.5, 0.001, 60.0),
+        lateness_s=control.number('lateness_s', 2.0, 0.01, 60.0),
+        streams=streams,
+        state=state,
+        images=images,
+        action=_action(top),
+        outcome=_outcome(top),
+        on_stop=top.choice('on_stop', ('hold', 'none'), 'hold'),
+        after_crash=top.choice('after_crash', ('wait', 'resume'), 'wait'),
+    )
+    _refuse_shared_topics(contract)
+    return contract
+
+
+def find_contract(path_or_name: str | Path) -> Path:
+    """Return the file of a contract given by path or by name.
+
+    Raises:
+        ContractError: there is none; names the nearest.
+    """
+    text = str(path_or_name)
+    if text.endswith(('.yaml', '.yml')) or '/' in text:
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ContractError(f'contract {text!r}: no such file')
+        return path
+    known: dict[str, Path] = {}
+    for folder in _config_folders():
+        for path in sorted(folder.glob('*.yaml')):
+            known.setdefault(path.stem, path)
+    if text not in known:
+        raise ContractError(
+            f'contract {text!r}: not known, wanted a path to a .yaml file or one of '
+            f'{", ".join(sorted(known)) or "(none installed)"}{nearest(text, known)}'
+        )
+    return known[text]
+
+
+def _config_folders() -> Iterator[Path]:
+    """Yield where contracts lie: source checkout, ament share folder, Python's data folder."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / 'package.xml').is_file() or (root / 'setup.py').is_file():
+        yield root / 'config'
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        yield Path(get_package_share_directory('qcfql_ros')) / 'config'
+    except (ImportError, LookupError, OSError):
+        pass  # no ROS, not installed in it, or AMENT_PREFIX_PATH not set
+    yield Path(sys.prefix) / 'share' / 'qcfql_ros' / 'config'
+    # pip install --target or --user: the data files lie beside lib/pythonX.Y/site-packages.
+    if len(root.parents) > 2:
+        yield root.parents[2] / 'share' / 'qcfql_ros' / 'config'
+    yield root / 'config'
+
+
+def _topic(section: Section, key: str = 'topic') -> str:
+    topic = section.text(key)
+    if not _TOPIC.fullmatch(topic):
+        hint = ' (no leading slash: a namespace must be able to move it)'
+        raise section.error(
+            key, 'a relative topic name' + (hint if topic.startswith('/') else ', like arm/state')
+        )
+    return topic
+
+
+def _streams(top: Section) -> dict[str, Stream]:
+    data = top.data['streams']
+    if not isinstance(data, dict) or not data:
+        raise top.error('streams', 'a mapping of stream names')
+    table = top.section('streams', (), data)
+    streams = {}
+    for name in data:
+        section = table.section(name, ('topic', 'type'), ('max_age_s',))
+        streams[name] = Stream(
+            name=str(name),
+            topic=_topic(section),
+            type=section.choice('type', SENSOR_FIELDS),
+            max_age_s=section.number('max_age_s', 0.5, 0.001, 3600.0),
+        )
+    return streams
+
+
+def _features(
+    top: Section, streams: dict[str, Stream]
+) -> tuple[tuple[Entry, ...], dict[str, Stream]]:
+    data = top.data['features']
+    if not isinstance(data, dict):
+        raise top.error('features', 'a mapping with observation.state')
+    images = tuple(k for k in data if str(k).startswith(_IMAGES) and len(str(k)) > len(_IMAGES))
+    table = top.section('features', ('observation.state',), images)
+    entries = tuple(
+        _entry(section, streams)
+        for section in table.sections(
+            'observation.state', ('stream', 'field'), ('names', 'as', 'offset', 'scale')
+        )
+    )
+    unread = set(streams) - {entry.stream for entry in entries}
+    if unread:
+        raise ContractError(
+            f'{top.file}: streams.{sorted(unread)[0]}: no entry of observation.state reads it; '
+            'remove it or read it'
+        )
+    cameras = {}
+    for name in images:
+        section = table.section(name, ('topic', 'type'))
+        kind = section.choice('type', topics.IMAGE_TYPES)
+        cameras[name] = Stream(name, _topic(section), kind, 0.0)
+    return entries, cameras
+
+
+def _entry(section: Section, streams: dict[str, Stream]) -> Entry:
+    stream = section.choice('stream', streams)
+    fields = SENSOR_FIELDS[streams[stream].type]
+    field = section.choice('field', fields)
+    components = fields[field]
+    form = 'plain'
+    names = section.names('names')
+    if field == 'orientation':
+        form = section.choice('as', ORIENTATION_SIZES, 'xyzw')
+        if names:
+            raise section.error('names', 'nothing: an orientation is read whole, see `as`')
+        size = ORIENTATION_SIZES[form]
+    else:
+        if 'as' in section:
+            raise section.error('as', 'nothing: only an orientation has it')
+        if components is None and not names:
+            raise section.error('names', f'the joints to read {field} of')
+        names = names or components or ()
+        for name in names if components else ():
+            if name not in components:
+                raise section.error('names', f'some of {", ".join(components)}')
+        size = len(names)
+    return Entry(
+        stream=stream,
+        field=field,
+        names=names,
+        form=form,
+        offset=section.numbers('offset', size, 0.0),
+        scale=section.numbers('scale', size, 1.0),
+    )
+
+
+def _action(top: Section) -> Action:
+    section = top.section('action', ('names', 'commands'), ('low', 'high', 'hold'))
+    names = section.names('names')
+    low = section.numbers('low', len(names), -1.0)
+    high = section.numbers('high', len(names), 1.0)
+    hold = section.numbers('hold', len(names), 0.0)
+    for i, name in enumerate(names):
+        if not -1.0 <= low[i] < high[i] <= 1.0:
+            raise section.error(
+                'low',
+                f'-1 <= low < high <= 1 for {name} (high is {high[i]:g}); '
+                'the unit belongs in the scale of its command field',
+            )
+        if not low[i] <= hold[i] <= high[i]:
+            raise section.error('hold', f'{low[i]:g} to {high[i]:g} for {name}')
+    commands = tuple(
+        _command(item, names)
+        for item in section.sections('commands', ('topic', 'type', 'fields'), ('frame_id',))
+    )
+    used = [field.action for command in commands for field in command.fields]
+    for i, name in enumerate(names):
+        if used.count(i) != 1:
+            raise ContractError(
+                f'{top.file}: action.commands: action {name!r} is used by {used.count(i)} fields, '
+                'wanted exactly one'
+            )
+    return Action(names, low, high, hold, commands)
+
+
+def _command(section: Section, names: tuple[str, ...]) -> Command:
+    kind = section.choice('type', COMMAND_FIELDS)
+    by_joint = kind == topics.JOINT_STATE
+    fields = []
+    for item in section.sections(
+        'fields', ('field', 'action') + (('name',) if by_joint else ()), ('scale', 'offset')
+    ):
+        scale = item.number('scale', 1.0)
+        if scale == 0.0:
+            raise item.error('scale', 'a number other than 0')
+        fields.append(
+            CommandField(
+                field=item.choice('field', COMMAND_FIELDS[kind]),
+                name=item.text('name') if by_joint else '',
+                action=names.index(item.choice('action', names)),
+                scale=scale,
+                offset=item.number('offset', 0.0),
+            )
+        )
+    places = [(field.field, field.name) for field in fields]
+    if len(set(places)) != len(places):
+        raise section.error('fields', 'each field of the message once')
+    return Command(_topic(section), kind, section.text('frame_id'), tuple(fields))
+
+
+def _outcome(top: Section) -> OutcomeRule:
+    section = top.section('outcome', ('topic', 'success_timing'), ('failure_reward',))
+    return OutcomeRule(
+        topic=_topic(section),
+        success_timing=section.choice('success_timing', ('pre', 'post')),
+        failure_reward=section.number('failure_reward') if 'failure_reward' in section else None,
+    )
+
+
+def _refuse_shared_topics(contract: Contract) -> None:
+    used = [s.topic for s in (*contract.streams.values(), *contract.images.values())]
+    used += [command.topic for command in contract.action.commands]
+    used += [contract.outcome.topic, topics.STEP_TOPIC, topics.CHUNK_TOPIC]
+    used += [topics.WEIGHTS_TOPIC, topics.CREDITS_TOPIC]
+    for topic in used:
+        if used.count(topic) > 1:
+            raise ContractError(
+                f'{contract.file}: topic {topic!r} is used twice; each stream, image, command and '
+                'outcome needs a topic of its own'
+            )

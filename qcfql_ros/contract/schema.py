@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a contract file says, as frozen values. `load.load_contract` makes and checks them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from qcfql_ros.contract.topics import (
+    CHUNK_TOPIC,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    STEP_TOPIC,
+    absolute,
+)
+from qcfql_ros.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One sensor topic.
+
+    Attributes:
+        name: how features call it.
+        topic: relative topic name.
+        type: message type, ``package/msg/Name``.
+        max_age_s: older than this (monotonic, since it was received) it must not be acted on.
+    """
+
+    name: str
+    topic: str
+    type: str
+    max_age_s: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Numbers that one field of a stream adds to ``observation.state``.
+
+    A number is ``(raw + offset) * scale``, in float64.
+
+    Attributes:
+        stream: name of the stream.
+        field: field of the message.
+        names: joint names, or components of a vector field; in the order wanted.
+        form: ``plain``, or for an orientation ``wxyz``, ``xyzw`` or ``cos_sin_yaw``.
+        offset: one number for each output.
+        scale: one number for each output.
+    """
+
+    stream: str
+    field: str
+    names: tuple[str, ...]
+    form: str
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it adds."""
+        return len(self.scale)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """A name for each number, for logs and data sets."""
+        parts = {'wxyz': 'wxyz', 'xyzw': 'xyzw', 'cos_sin_yaw': ('cos_yaw', 'sin_yaw')}
+        return tuple(f'{self.stream}.{self.field}.{n}' for n in parts.get(self.form, self.names))
+
+
+@dataclass(frozen=True)
+class CommandField:
+    """One number of a command message: ``action * scale + offset``.
+
+    Attributes:
+        field: ``linear.x`` ... of a twist; ``position``, ``velocity`` or ``effort`` of a joint.
+        name: the joint, for a JointState; else empty.
+        action: position of the number in the action row.
+        scale: unit of the field per unit of action; never 0.
+        offset: unit of the field.
+    """
+
+    field: str
+    name: str
+    action: int
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command topic; several of them, with equal stamps, carry one action row."""
+
+    topic: str
+    type: str
+    frame_id: str
+    fields: tuple[CommandField, ...]
+
+
+@dataclass(frozen=True)
+class Action:
+    """The action row: `names` in order, limits inside [-1, 1], the row that holds the robot."""
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    hold: tuple[float, ...]
+    commands: tuple[Command, ...]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an action row."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class OutcomeRule:
+    """Where reward and ends come from.
+
+    Attributes:
+        topic: relative topic of the outcome message.
+        success_timing: ``pre``, judged on the state before the step, or ``post``, after it.
+        failure_reward: added to the reward of a step that ends in failure; None for the default.
+    """
+
+    topic: str
+    success_timing: str
+    failure_reward: float | None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How one robot's messages make observations, actions and outcomes.
+
+    Attributes:
+        file: where it was read from.
+        name: name of the robot.
+        rate_hz: control rate.
+        phase: part of a period between a sensor message and the tick that acts on it (wall).
+        stamp_tolerance_s: a stamp further than this from its receive stamp is an error.
+        lateness_s: a step still incomplete this long after its message is given up.
+        streams: sensor streams by name, in the file's order.
+        state: the entries of ``observation.state`` in order.
+        images: image topics by feature name; recorded only.
+        action: the action row and its command messages.
+        outcome: reward and ends.
+        on_stop: ``hold`` or ``none``: the last command when the policy stops.
+        after_crash: ``wait`` or ``resume``.
+    """
+
+    file: str
+    name: str
+    rate_hz: float
+    phase: float
+    stamp_tolerance_s: float
+    lateness_s: float
+    streams: dict[str, Stream]
+    state: tuple[Entry, ...]
+    action: Action
+    outcome: OutcomeRule
+    images: dict[str, Stream] = field(default_factory=dict)
+    on_stop: str = 'hold'
+    after_crash: str = 'wait'
+
+    @cached_property
+    def period_ns(self) -> int:
+        """One control period in ns."""
+        return round(1e9 / self.rate_hz)
+
+    @cached_property
+    def state_dim(self) -> int:
+        """Numbers in ``observation.state``."""
+        return sum(entry.size for entry in self.state)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """A name for each number of ``observation.state``."""
+        return tuple(name for entry in self.state for name in entry.output_names)
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action row."""
+        return self.action.dim
+
+    @property
+    def success_timing(self) -> str:
+        """``pre`` or ``post``; see `OutcomeRule`."""
+        return self.outcome.success_timing
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) over all that changes the meaning of a step.
+
+        Left out: the names of file and robot, what the robot does when something fails
+        (max_age_s, hold, on_stop, after_crash), and images, which learning does not see.
+        """
+        meaning = {
+            'contract': 1,
+            'control': [self.period_ns, self.phase, self.stamp_tolerance_s, self.lateness_s],
+            'streams': {s.name: [s.topic, s.type] for s in self.streams.values()},
+            'state': [[e.stream, e.field, e.names, e.form, e.offset, e.scale] for e in self.state],
+            'action': [self.action.names, self.action.low, self.action.high],
+            'commands': [
+                [
+                    c.topic,
+                    c.type,
+                    c.frame_id,
+                    [[f.field, f.name, f.action, f.scale, f.offset] for f in c.fields],
+                ]
+                for c in self.action.commands
+            ],
+            'outcome': [
+                self.outcome.topic,
+                self.outcome.success_timing,
+                self.outcome.failure_reward,
+            ],
+        }
+        text = json.dumps(meaning, sort_keys=True, separators=(',', ':'), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def recorded_topics(self, namespace: str = '') -> dict[str, str]:
+        """Return absolute topic name to message type of all that a recording holds."""
+        topics = {s.topic: s.type for s in self.streams.values()}
+        topics |= {image.topic: image.type for image in self.images.values()}
+        topics |= {command.topic: command.type for command in self.action.commands}
+        topics |= {self.outcome.topic: JOINT_STATE}
+        topics |= {STEP_TOPIC: JOINT_STATE, CHUNK_TOPIC: JOINT_TRAJECTORY}
+        return {absolute(topic, namespace): kind for topic, kind in topics.items()}
+
+    def require_no_images_for_training(self) -> None:
+        """Refuse to train from images; they are recorded only.
+
+        Raises:
+            ContractError: the contract names an image feature.
+        """
+        if self.images:
+            raise ContractError(
+                f'{self.file}: training on images is not supported yet: remove '
+                f'{", ".join(self.images)} from features (they can be recorded without training)'
+            )
