@@ -191,9 +191,8 @@ def _entry(section: Section, streams: dict[str, Stream]) -> Entry:
         if components is None and not names:
             raise section.error('names', f'the joints to read {field} of')
         names = names or components or ()
-        for name in names if components else ():
-            if name not in components:
-                raise section.error('names', f'some of {", ".join(components)}')
+        if components is not None and not set(names) <= set(components):
+            raise section.error('names', f'some of {", ".join(components)}')
         size = len(names)
     return Entry(
         stream=stream,
