@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make `.venv` with everything that the demo, or the tests, need: `setup_env.py demo|test`.
 
-Runs on any Python from 3.8; looks for a Python 3.12 or 3.13 to build the environment with. A second
-call with nothing changed returns at once. PyPI is all it needs: rclpy comes from wheels.
+Runs on any Python from 3.8; looks for a Python 3.12 or 3.13 to build the environment with. A
+second call with nothing changed returns at once. PyPI is all it needs: rclpy comes from wheels.
 """
 
 import fcntl
@@ -39,7 +39,10 @@ def version_of(python):
     code = 'import sys, venv, ensurepip; print(*sys.version_info[:2])'
     try:
         done = subprocess.run(
-            [str(python), '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60
+            [str(python), '-c', code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
         )
         return tuple(int(word) for word in done.stdout.split()) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired):
