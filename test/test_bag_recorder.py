@@ -234,7 +234,7 @@ def test_a_disk_that_refuses_stops_the_recording_with_one_line(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(BagError, match='recording to .* stopped'):
+        with pytest.raises(BagError, match=r'recording to .* stopped'):
             for number in range(1000):
                 data = text(os.urandom(2000).hex())
                 recorder.write('/r/text', SECOND + number, 0, data)

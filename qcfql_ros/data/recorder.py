@@ -9,7 +9,7 @@ A folder as rosbag2 writes it::
     ├── bag_0.mcap       closed: never touched again
     └── bag_1.mcap       being written; zstd chunks, on disk at least once a flush_s
 
-Killed at any moment, all but the last `flush_s` is there; `recovery.recover_bag` closes what is open.
+Killed at any moment, all but the last `flush_s` is there; `recovery.recover_bag` closes the file.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class BagRecorder:
         return receive_ns
 
     def maybe_flush(self, now_ns: int) -> bool:
-        """Flush when `flush_s` has passed since the last time; to be called several times a second.
+        """Flush when `flush_s` has passed since the last time; call it several times a second.
 
         Raises:
             BagError: the disk refused; nothing more is accepted.
