@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the nodes, declared once.
+
+ROS parameters, command-line flags and the reference page are made from these tables. Whoever
+reads a value reads it by the name used here; a name that nothing reads is a failing test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qcfql_ros.errors import ParameterError, nearest
+
+TYPE_WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text'}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting.
+
+    Attributes:
+        name: as in ROS and, with two dashes before it, on the command line.
+        type: bool, int, float or str.
+        default: of that type, and inside the bounds.
+        description: one sentence for the reference page.
+        unit: for people; the name carries it too (`_s`, `_hz`).
+        low, high: inclusive bounds of a number; None is open.
+        choices: the only texts allowed; empty is any.
+        read_only: read once at start; `ros2 param set` is refused.
+    """
+
+    name: str
+    type: type
+    default: Any
+    description: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for a default that the declaration itself forbids."""
+        if self.type not in TYPE_WORDS:
+            raise ParameterError(f'parameter {self.name}: type {self.type} is not supported')
+        self.check(self.default)
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as this parameter's type; raise ParameterError saying what is wrong."""
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type:
+            raise ParameterError(
+                f'parameter {self.name} is {value!r} ({type(value).__name__}); '
+                f'wanted {TYPE_WORDS[self.type]}'
+            )
+        if self.choices and value not in self.choices:
+            wanted = ', '.join(self.choices)
+            raise ParameterError(
+                f'parameter {self.name} is {value!r}; wanted one of: {wanted}'
+                + nearest(value, self.choices)
+            )
+        # `not (low <= value)` rather than `value < low`: a NaN must not pass.
+        if self.low is not None and not value >= self.low:
+            raise ParameterError(f'parameter {self.name} is {value}; wanted >= {self.low:g}')
+        if self.high is not None and not value <= self.high:
+            raise ParameterError(f'parameter {self.name} is {value}; wanted <= {self.high:g}')
+        return value
+
+
+def check_values(table: Iterable[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of `table` overlaid with `values`, each checked.
+
+    Raises:
+        ParameterError: an unknown name, a wrong type or a value out of range.
+    """
+    known = {parameter.name: parameter for parameter in table}
+    for name in values:
+        if name not in known:
+            raise ParameterError(f'unknown parameter {name!r}' + nearest(name, known))
+    return {name: p.check(values.get(name, p.default)) for name, p in known.items()}
+
+
+CONTRACT = Parameter(
+    'contract', str, '', 'Contract file, or the name of one that the package ships.'
+)
+SEED = Parameter('seed', int, 0, 'Seed of every random draw.', low=0, high=2**31 - 1)
+PACING = Parameter(
+    'pacing',
+    str,
+    'wall',
+    'wall: real time, for robots. lockstep: tick by tick, for simulators.',
+    choices=('wall', 'lockstep'),
+)
+RUN_DIR = Parameter('run_dir', str, '', 'Folder of this run; empty keeps nothing on disk.')
+
+POLICY_NODE = (
+    CONTRACT,
+    Parameter('model', str, '', 'Policy file (safetensors) to start with.'),
+    PACING,
+    Parameter('device', str, 'auto', 'Where inference runs.', choices=('auto', 'cpu', 'cuda')),
+    SEED,
+    Parameter(
+        'lead_s',
+        float,
+        0.010,
+        "A chunk's observation is taken this long before its first tick (wall pacing only).",
+        unit='s',
+        low=0.0,
+        high=1.0,
+    ),
+    Parameter('threads', int, 1, 'CPU threads of torch.', low=1, high=256),
+    Parameter('autostart', bool, True, 'Configure and activate without being asked.'),
+    RUN_DIR,
+)
+
+LEARNER_NODE = (
+    CONTRACT,
+    Parameter(
+        'run_dir',
+        str,
+        '',
+        'Folder of this run: bag, policies, checkpoints and logs are written here.',
+    ),
+    Parameter('learn', bool, True, 'Train while recording; false only records.'),
+    Parameter('model', str, '', 'Policy or training state to go on from.'),
+    Parameter('demos', str, '', 'Recorded bag mixed into the buffer; empty for none.'),
+    Parameter(
+        'utd_ratio',
+        float,
+        1.0,
+        'Updates per environment step.',
+        unit='updates/step',
+        low=0.0,
+        high=1000.0,
+    ),
+    Parameter(
+        'warmup_steps', int, 1000, 'Steps in the buffer before the first update.', 'steps', low=0
+    ),
+    Parameter(
+        'publish_every_s',
+        float,
+        10.0,
+        'Time between two policy versions.',
+        unit='s',
+        low=0.1,
+        high=86400.0,
+    ),
+    SEED,
+    PACING,
+)
+
+ROBOT_NODE = (
+    Parameter(
+        'robot',
+        str,
+        'ur5e_cube',
+        'Which simulated robot.',
+        choices=('ur5e_cube', 'point_reach'),
+    ),
+    CONTRACT,
+    PACING,
+    SEED,
+    Parameter('episodes', int, 0, 'Stop after this many episodes; 0 goes on.', low=0),
+    Parameter(
+        'mode',
+        str,
+        'task',
+        'task: reward and success of the task. play: as the demonstrations were recorded.',
+        choices=('task', 'play'),
+    ),
+    Parameter(
+        'wait_for_credits',
+        bool,
+        False,
+        "Execute no tick beyond the learner's credits (topic `credits`).",
+    ),
+    Parameter(
+        'expected_subscribers',
+        int,
+        1,
+        'Subscribers on every sensor topic to wait for before the first tick.',
+        low=0,
+        high=64,
+    ),
+)
