@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning while the robot works: updates paced by the steps that came in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.errors import ParameterError
+from qcfql_ros.training.buffers import Buffers
+from qcfql_ros.training.checkpoint import TrainingState
+from qcfql_ros.training.metrics import Metrics, all_finite
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How learning follows practice.
+
+    Attributes:
+        update_to_data_ratio: updates per step of practice.
+        warmup_steps: steps of practice before the first update.
+        publish_every_s: seconds between policies sent to the robot.
+        checkpoint_every_s: seconds between checkpoints.
+    """
+
+    update_to_data_ratio: float = 1.0
+    warmup_steps: int = 1000
+    publish_every_s: float = 5.0
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.update_to_data_ratio <= 100.0:
+            raise ParameterError(
+                f'update_to_data_ratio: got {self.update_to_data_ratio}, wanted in (0, 100]'
+            )
+        if self.warmup_steps < 0:
+            raise ParameterError(f'warmup_steps: got {self.warmup_steps}, wanted at least 0')
+        for name in ('publish_every_s', 'checkpoint_every_s'):
+            if not getattr(self, name) > 0.0:
+                raise ParameterError(f'{name}: got {getattr(self, name)}, wanted above 0')
+
+
+class OnlineTraining:
+    """One practice run: takes steps, does the updates they allow, publishes and saves.
+
+    Args:
+        state: where to start; its notes keep the counters of the run's start, so that a
+            restarted run counts on.
+        buffers: what to draw from.
+        pace: see `Pace`.
+        run_dir: gets ``policies/``, ``checkpoints/last.safetensors`` and ``training.csv``.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        buffers: Buffers,
+        pace: Pace,
+        run_dir: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state = state
+        self.buffers = buffers
+        self.pace = pace
+        self.run_dir = run_dir
+        self.clock = clock
+        self.metrics = Metrics(run_dir / 'training.csv')
+        self.latest: dict[str, float] = {}
+        self.stopped_because = ''
+        self._base_updates = state.notes.setdefault('run_base_updates', state.update.count)
+        self._base_steps = state.notes.setdefault(
+            'run_base_environment_steps', state.environment_steps
+        )
+        now = clock()
+        self._last_publish = self._last_save = self._rate_start = now
+        self._rate_updates = state.update.count
+        self._published_at = state.update.count
+
+    @property
+    def updates(self) -> int:
+        """Updates of this run."""
+        return self.state.update.count - self._base_updates
+
+    @property
+    def updates_due(self) -> int:
+        """Updates that the steps so far allow and that have not been done."""
+        if self.stopped_because or not len(self.buffers):
+            return 0
+        steps = self.buffers.practice.steps - self.pace.warmup_steps
+        return max(0, int(steps * self.pace.update_to_data_ratio) - self.updates)
+
+    def add(self, events: Sequence[Step | SegmentEnd]) -> None:
+        """Take what the assembler made."""
+        self.buffers.add(events)
+        self.state.environment_steps = self._base_steps + self.buffers.practice.steps
+
+    def work(self, most: int) -> int:
+        """Do at most `most` of the updates due and return how many were done."""
+        count = min(most, self.updates_due)
+        size = self.state.update.config.batch_size
+        for _ in range(count):
+            batch = self.buffers.sample(size, self.state.sampler)
+            self.metrics.add(self.state.update.step(batch))
+        return count
+
+    def report(self) -> dict[str, Any]:
+        """Return the status message, and log a row of metrics."""
+        now, count = self.clock(), self.state.update.count
+        rate = (count - self._rate_updates) / max(now - self._rate_start, 1e-6)
+        self._rate_start, self._rate_updates = now, count
+        means = self.metrics.take()
+        if means:
+            self.latest = means
+            row = {'updates': float(count), 'steps': float(self.buffers.practice.steps)}
+            self.metrics.row({**row, 'updates_per_s': rate, **means})
+            if not all_finite(means):
+                self.stopped_because = f'losses are not finite at update {count}: {means}'
+        return {
+            'kind': 'status',
+            'ready': True,
+            'updates': self.updates,
+            'total_updates': count,
+            'updates_per_s': rate,
+            'steps': self.buffers.practice.steps,
+            'buffer': len(self.buffers),
+            'policy_version': self.state.policy_version,
+            'losses': self.latest,
+            'stopped': self.stopped_because,
+        }
+
+    def publish_if_due(self, force: bool = False) -> dict[str, Any] | None:
+        """Write a new policy file if it is time and there is something new; return its message."""
+        now, state = self.clock(), self.state
+        due = force or now - self._last_publish >= self.pace.publish_every_s
+        if not due or state.update.count == self._published_at or self.stopped_because:
+            return None
+        self._last_publish, self._published_at = now, state.update.count
+        state.policy_version += 1
+        policy = state.policy()
+        path = write_policy(policy.to_bytes(), policy.digest, self.run_dir / 'policies')
+        return {
+            'kind': 'policy',
+            'path': str(path),
+            'version': state.policy_version,
+            'digest': policy.digest,
+        }
+
+    def save_if_due(self, force: bool = False) -> None:
+        """Write ``checkpoints/last.safetensors`` if it is time."""
+        if not force and self.clock() - self._last_save < self.pace.checkpoint_every_s:
+            return
+        if not self.stopped_because:
+            self.state.save(self.run_dir / 'checkpoints' / 'last.safetensors')
+        self._last_save = self.clock()
+
+
+def write_policy(blob: bytes, digest: str, folder: Path) -> Path:
+    """Write ``<digest>.safetensors`` into `folder` atomically and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{digest}.safetensors'
+    temporary = folder / f'.{digest}.{os.getpid()}'
+    temporary.write_bytes(blob)
+    os.replace(temporary, path)
+    return path

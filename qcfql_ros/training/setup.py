@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From arguments to a training that can run: states, buffers and what must fit together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qcfql_ros.algorithm.config import AlgorithmConfig
+from qcfql_ros.contract import Contract
+from qcfql_ros.data.replay import Replay
+from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.errors import BagError, CheckpointError
+from qcfql_ros.training.buffers import Buffers
+from qcfql_ros.training.checkpoint import TrainingState
+from qcfql_ros.training.online import OnlineTraining, Pace
+
+
+def load_state(path: Path, contract: Contract, device: str = 'cpu') -> TrainingState:
+    """Read a training state made for `contract`; raises CheckpointError otherwise."""
+    state = TrainingState.load(path, device)
+    if state.contract_hash != contract.hash:
+        raise CheckpointError(
+            f'{path}: made for contract {state.contract_name!r} {state.contract_hash[:12]}, but '
+            f'this run uses {contract.name!r} {contract.hash[:12]}; give the state of this '
+            'contract, or train one'
+        )
+    return state
+
+
+def empty_replay(config: AlgorithmConfig, capacity: int) -> Replay:
+    """Return a replay for windows of `config`."""
+    return Replay(
+        capacity,
+        config.state_dim,
+        config.action_dim,
+        config.action_chunk_size,
+        config.discount,
+        config.terminal_windows,
+    )
+
+
+def fill(replay: Replay, events: Iterable[Step | SegmentEnd], source: str) -> None:
+    """Append `events`; raises BagError if no window of them can be learned from."""
+    for event in events:
+        replay.append(event)
+    if not len(replay):
+        raise BagError(
+            f'{source}: {replay.steps} steps, but no unbroken run of {replay.chunk} steps to '
+            'learn from; record longer episodes, or lower action_chunk_size'
+        )
+
+
+def load_demonstrations(
+    paths: Sequence[Path], contract: Contract, config: AlgorithmConfig, capacity: int
+) -> Replay | None:
+    """Return a replay with the steps of the bags at `paths`; None without paths."""
+    if not paths:
+        return None
+    from qcfql_ros.data.dataset import load_dataset
+
+    replay = empty_replay(config, capacity)
+    fill(replay, load_dataset(paths, contract), ', '.join(str(path) for path in paths))
+    return replay
+
+
+def online_training(arguments: argparse.Namespace, contract: Contract) -> OnlineTraining:
+    """Return the practice run of the trainer process's arguments.
+
+    A checkpoint in the run's own folder goes before the state that was named: it is the same
+    run, further on.
+    """
+    last = arguments.run_dir / 'checkpoints' / 'last.safetensors'
+    if last.is_file():
+        state = load_state(last, contract, arguments.device)
+    elif arguments.state is not None:
+        state = load_state(arguments.state, contract, arguments.device)
+        state.notes = {k: v for k, v in state.notes.items() if not k.startswith('run_base')}
+    else:
+        config = AlgorithmConfig(contract.state_dim, contract.action.dim)
+        state = TrainingState.start(
+            config, contract.name, contract.hash, seed=arguments.seed, device=arguments.device
+        )
+    if arguments.distillation_weight is not None:
+        state.update.distillation_weight = arguments.distillation_weight
+    config = state.update.config
+    demonstrations = load_demonstrations(
+        arguments.demos, contract, config, arguments.capacity
+    )
+    buffers = Buffers(
+        empty_replay(config, arguments.capacity),
+        demonstrations,
+        arguments.demo_fraction,
+        state.normalizer,
+    )
+    pace = Pace(
+        arguments.utd_ratio,
+        arguments.warmup_steps,
+        arguments.publish_every_s,
+        arguments.checkpoint_every_s,
+    )
+    return OnlineTraining(state, buffers, pace, arguments.run_dir)
