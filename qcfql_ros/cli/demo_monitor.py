@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's own ROS node: hears outcomes and diagnostics, drives nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+
+from qcfql_ros.cli.practice import Practice
+from qcfql_ros.contract.named_vector import decode_outcome
+
+OUTCOME_DEPTH = 1000
+
+
+class DemoMonitor:
+    """Collects what the graph says; use as a context manager, call `spin` often.
+
+    Attributes:
+        practice: the outcomes, counted.
+        diagnostics: last key-values of each status: ``diagnostics['policy']['late_ticks']``.
+    """
+
+    def __init__(self, outcome_topic: str = 'outcome') -> None:
+        self.practice = Practice()
+        self.diagnostics: dict[str, Mapping[str, str]] = {}
+        self._context = rclpy.Context()
+        # Signals stay with Python: the demo stops its children in order before it ends.
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node('demo', context=self._context, use_global_arguments=False)
+        reliable = QoSProfile(depth=OUTCOME_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        self._node.create_subscription(JointState, outcome_topic, self._on_outcome, reliable)
+        self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+
+    def spin(self, duration_s: float) -> None:
+        """Handle what arrives during `duration_s`."""
+        until = time.monotonic() + duration_s
+        while (left := until - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def number(self, status: str, key: str) -> float | None:
+        """Return a diagnostic value as a number; None while there is none."""
+        try:
+            return float(self.diagnostics[status][key])
+        except (KeyError, ValueError):
+            return None
+
+    def _on_outcome(self, message: JointState) -> None:
+        version = self.number('policy', 'policy_version')
+        self.practice.add(
+            decode_outcome(message), time.monotonic(), -1 if version is None else int(version)
+        )
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            source = status.name.partition(':')[0].strip().rpartition('/')[2]
+            self.diagnostics[source] = {pair.key: pair.value for pair in status.values}
+
+    def __enter__(self) -> DemoMonitor:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
