@@ -14,27 +14,25 @@ import contextlib
 import datetime
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from qcfql_ros.cli.demo_view import Snapshot, View, make_view, share
-from qcfql_ros.cli.practice import Practice, RecordedPractice, read_practice, write_episodes
-from qcfql_ros.cli.processes import Processes, ProcessError
-from qcfql_ros.cli.proportion import wilson
-from qcfql_ros.cli.report import add_json_argument, write_report
+from qcfql_ros.cli.demo_report import conclude
+from qcfql_ros.cli.demo_view import Snapshot, View, make_view
+from qcfql_ros.cli.practice import Practice
+from qcfql_ros.cli.processes import ProcessError, Processes
+from qcfql_ros.cli.report import add_json_argument
 from qcfql_ros.cli.session import node_command, ros_session
 from qcfql_ros.cli.shipped_models import ModelFiles, find_model
 from qcfql_ros.contract.load import load_contract
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.errors import BagError, ParameterError, RobotError
+from qcfql_ros.errors import ParameterError, RobotError
 
 MODEL = 'ur5e_cube_offline'
 ROBOTS = ('ur5e_cube', 'point_reach')
 START_TIMEOUT_S = 90.0
 REFRESH_S = 0.25
-LAST = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             if practice is None and arguments.run_dir is None:
                 shutil.rmtree(run_dir, ignore_errors=True)  # it never began
-        return _conclude(arguments, contract, run_dir, practice, failure)
+        return conclude(arguments, contract, run_dir, practice, failure)
 
 
 class _Stop:
@@ -213,100 +211,3 @@ def _watch(processes, monitor, view: View, total_s: float, stop: _Stop) -> None:
                 f'the robot executed nothing in {START_TIMEOUT_S:.0f} s (it waits for {waiting});'
                 f' see {processes.log_folder}'
             )
-
-
-def reasons_not_run(
-    recorded: RecordedPractice | None, buffered_steps: float, failure: str
-) -> list[str]:
-    """Return why the loop did not really run; an empty list means that it did."""
-    reasons = [failure] if failure else []
-    if recorded is None:
-        return [*reasons, 'the bag cannot be read']
-    if not recorded.episodes:
-        reasons.append('no episode was finished')
-    if not recorded.transitions:
-        reasons.append('no transition was recorded in the bag')
-    if not buffered_steps:
-        reasons.append('no step reached the buffer')
-    if len(recorded.policy_versions) < 2:
-        reasons.append(
-            'the robot executed no new policy version '
-            f'(only {", ".join(map(str, recorded.policy_versions)) or "none"})'
-        )
-    return reasons
-
-
-def _count_lines(path: Path) -> int:
-    """Return the number of lines after the header; 0 without a file."""
-    if not path.is_file():
-        return 0
-    with open(path, 'rb') as file:
-        return max(0, sum(1 for _ in file) - 1)
-
-
-def _conclude(
-    arguments: argparse.Namespace,
-    contract: Contract,
-    run_dir: Path,
-    practice: Practice,
-    failure: str,
-) -> int:
-    recorded = None
-    try:
-        recorded = read_practice(run_dir / 'bag', f'/{contract.outcome.topic}')
-    except BagError as error:
-        failure = failure or str(error)
-    buffered = _count_lines(run_dir / 'steps.csv')
-    reasons = reasons_not_run(recorded, buffered, failure)
-    episodes = recorded.episodes if recorded else practice.episodes
-    write_episodes(run_dir / 'episodes.csv', episodes)
-    if recorded and episodes:
-        from qcfql_ros.cli.plots import plot_learning_curve, plot_tick_timing
-
-        title = f'{contract.name}: practice of {arguments.minutes:g} min, seed {arguments.seed}'
-        plot_learning_curve(run_dir / 'learning_curve.png', episodes, title)
-        plot_tick_timing(
-            run_dir / 'tick_timing.png',
-            recorded.step_s,
-            recorded.lateness_s if arguments.wall else None,
-            contract.period_ns / 1e9,
-        )
-    successes = sum(episode.success for episode in episodes)
-    last = [episode.success for episode in episodes[-LAST:]]
-    low, high = wilson(sum(last), len(last))
-    summary = {
-        'ran': not reasons,
-        'reasons': '; '.join(reasons),
-        'minutes': arguments.minutes,
-        'pacing': 'wall' if arguments.wall else 'lockstep',
-        'seed': arguments.seed,
-        'model': arguments.model,
-        'episodes': len(episodes),
-        'successes': successes,
-        f'last_{LAST}_episodes': len(last),
-        f'last_{LAST}_successes': sum(last),
-        f'last_{LAST}_wilson_low': low,
-        f'last_{LAST}_wilson_high': high,
-        'ticks': recorded.messages.get(f'/{contract.outcome.topic}', 0) if recorded else 0,
-        'transitions': recorded.transitions if recorded else 0,
-        'buffered_steps': buffered,
-        'policy_versions_executed': len(recorded.policy_versions) if recorded else 0,
-        'messages_in_bag': sum(recorded.messages.values()) if recorded else 0,
-        'run_dir': str(run_dir),
-    }
-    write_report(run_dir / 'summary.json', summary)
-    write_report(arguments.json, summary)
-    _print_summary(summary, practice)
-    return 1 if reasons else 0
-
-
-def _print_summary(summary: dict, practice: Practice) -> None:
-    print(f'\nepisodes        {summary["episodes"]}')
-    print(f'success, all    {share(practice)}')
-    print(f'success, last {LAST} {share(practice, LAST)}')
-    print(f'transitions     {summary["transitions"]} in the bag')
-    print(f'buffer          {summary["buffered_steps"]} steps')
-    print(f'policies        {summary["policy_versions_executed"]} drove the robot')
-    print(f'kept in         {summary["run_dir"]}')
-    if not summary['ran']:
-        print(f'qcfql demo: the loop did not really run: {summary["reasons"]}', file=sys.stderr)

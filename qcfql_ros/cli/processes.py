@@ -151,8 +151,8 @@ class Processes:
         Returns:
             the exit status of each; -9 means that it did not end in time.
         """
+        statuses: dict[str, int] = {}
         if not names:
-            statuses = {}
             for name in reversed(tuple(self._children)):
                 statuses |= self.stop(name, timeout_s=timeout_s)
             return statuses
@@ -162,7 +162,6 @@ class Processes:
             deadline = time.monotonic() + patience_s
             for name in names:
                 self.wait(name, max(0.0, deadline - time.monotonic()))
-        statuses = {}
         for name in names:
             process = self._children[name].process
             with contextlib.suppress(ProcessLookupError, PermissionError):
