@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -14,7 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
 from qcfql_ros.cli.practice import Practice
-from qcfql_ros.contract.named_vector import decode_outcome
+from qcfql_ros.contract.named_vector import Outcome, decode_outcome
 
 OUTCOME_DEPTH = 1000
 
@@ -22,13 +22,22 @@ OUTCOME_DEPTH = 1000
 class DemoMonitor:
     """Collects what the graph says; use as a context manager, call `spin` often.
 
+    Args:
+        outcome_topic: of the robot.
+        listen: called with each outcome before it is counted.
+
     Attributes:
         practice: the outcomes, counted.
         diagnostics: last key-values of each status: ``diagnostics['policy']['late_ticks']``.
     """
 
-    def __init__(self, outcome_topic: str = 'outcome') -> None:
+    def __init__(
+        self,
+        outcome_topic: str = 'outcome',
+        listen: Callable[[Outcome], None] | None = None,
+    ) -> None:
         self.practice = Practice()
+        self._listen = listen
         self.diagnostics: dict[str, Mapping[str, str]] = {}
         self._context = rclpy.Context()
         # Signals stay with Python: the demo stops its children in order before it ends.
@@ -55,9 +64,10 @@ class DemoMonitor:
 
     def _on_outcome(self, message: JointState) -> None:
         version = self.number('policy', 'policy_version')
-        self.practice.add(
-            decode_outcome(message), time.monotonic(), -1 if version is None else int(version)
-        )
+        outcome = decode_outcome(message)
+        if self._listen:
+            self._listen(outcome)
+        self.practice.add(outcome, time.monotonic(), -1 if version is None else int(version))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
