@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy and learner for a robot: `ros2 launch qcfql_ros robot.launch.py contract:=... model:=...`.
+"""Policy and learner: `ros2 launch qcfql_ros robot.launch.py contract:=... model:=...`.
 
 The policy node starts itself (its parameter `autostart`). If it fails, the launch ends and says
 so; the learner may fail and the robot goes on.
