@@ -6,7 +6,7 @@ One reader for live and recorded messages, with neither ROS nor rosbags: plain l
 objects have the attributes of the ROS message classes, which is all that ``contract.decode`` asks.
 
 Joint states of one publisher differ in stamp and numbers only. So the layout of the last ones is
-kept, and a message that repeats it costs a comparison of bytes instead of a walk through its names.
+kept, and a message that repeats it costs a comparison of bytes, not a walk through its names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qcfql_ros.contract import topics
+from qcfql_ros.data.messages import (
+    Header,
+    JointState,
+    JointTrajectory,
+    Point,
+    Pose,
+    PoseStamped,
+    Quaternion,
+    Stamp,
+    Twist,
+    TwistStamped,
+    Wrench,
+    WrenchStamped,
+    Xyz,
+)
 from qcfql_ros.errors import MessageError
 
 _HEAD = b'\x00\x01'  # CDR, little-endian; the two bytes after it are options
@@ -26,107 +41,6 @@ _U32 = struct.Struct('<I')
 _F64X6 = struct.Struct('<6d')
 _F64X7 = struct.Struct('<7d')
 _LAYOUTS = 64
-
-
-class Stamp(NamedTuple):
-    """builtin_interfaces/Time, and Duration."""
-
-    sec: int
-    nanosec: int
-
-
-class Header(NamedTuple):
-    """std_msgs/Header."""
-
-    stamp: Stamp
-    frame_id: str
-
-
-class Xyz(NamedTuple):
-    """geometry_msgs/Point and Vector3."""
-
-    x: float
-    y: float
-    z: float
-
-
-class Quaternion(NamedTuple):
-    """geometry_msgs/Quaternion."""
-
-    x: float
-    y: float
-    z: float
-    w: float
-
-
-class Pose(NamedTuple):
-    """geometry_msgs/Pose."""
-
-    position: Xyz
-    orientation: Quaternion
-
-
-class Twist(NamedTuple):
-    """geometry_msgs/Twist."""
-
-    linear: Xyz
-    angular: Xyz
-
-
-class Wrench(NamedTuple):
-    """geometry_msgs/Wrench."""
-
-    force: Xyz
-    torque: Xyz
-
-
-class PoseStamped(NamedTuple):
-    """geometry_msgs/PoseStamped."""
-
-    header: Header
-    pose: Pose
-
-
-class TwistStamped(NamedTuple):
-    """geometry_msgs/TwistStamped."""
-
-    header: Header
-    twist: Twist
-
-
-class WrenchStamped(NamedTuple):
-    """geometry_msgs/WrenchStamped."""
-
-    header: Header
-    wrench: Wrench
-
-
-class JointState(NamedTuple):
-    """sensor_msgs/JointState; numbers are (n,) float64 views of the bytes."""
-
-    header: Header
-    name: list[str]
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
-
-
-class Point(NamedTuple):
-    """trajectory_msgs/JointTrajectoryPoint."""
-
-    positions: np.ndarray
-    velocities: np.ndarray
-    accelerations: np.ndarray
-    effort: np.ndarray
-    time_from_start: Stamp
-
-
-class JointTrajectory(NamedTuple):
-    """trajectory_msgs/JointTrajectory."""
-
-    header: Header
-    joint_names: list[str]
-    points: list[Point]
 
 
 class _Layout(NamedTuple):
@@ -304,8 +218,9 @@ def _joint_trajectory(data: bytes) -> JointTrajectory:
     names = cursor.texts()
     points = []
     for _ in range(cursor.count()):
-        arrays = [cursor.numbers() for _ in range(4)]
+        positions, velocities, accelerations, effort = (cursor.numbers() for _ in range(4))
         cursor.at += -cursor.at % 4
-        points.append(Point(*arrays, Stamp(*cursor.unpack(_STAMP))))
+        start = Stamp(*cursor.unpack(_STAMP))
+        points.append(Point(positions, velocities, accelerations, effort, start))
     cursor.end()
     return JointTrajectory(header, names, points)

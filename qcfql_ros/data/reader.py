@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -105,17 +106,37 @@ def read_bag(
         BagError: missing or damaged.
     """
     wanted = None if topics is None else frozenset(topics)
-    paths = split_paths(Path(folder))
-    for path in paths:
-        split = SplitFile(path)
-        for topic, receive_ns, _, data in in_receive_order(split.chunks()):
+    for part in read_splits(split_paths(Path(folder))):
+        for topic, receive_ns, _, data in part.messages:
             if wanted is None or topic in wanted:
                 yield topic, receive_ns, data
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some messages of a bag, and how many bytes of its files were read so far."""
+
+    messages: list[Message]
+    bytes_read: int
+
+
+def read_splits(paths: list[Path]) -> Iterator[Part]:
+    """Yield the messages of the files in the order of receipt, a chunk or so at a time.
+
+    Raises:
+        BagError: a file is missing, damaged, or torn and not the last.
+    """
+    before = 0
+    for path in paths:
+        split = SplitFile(path)
+        for messages in in_receive_order(split.chunks()):
+            yield Part(messages, before + split.bytes_read)
         if split.torn_bytes and path != paths[-1]:
             raise BagError(f'{path} is torn: {split.torn_bytes} bytes after its last whole record')
+        before += split.bytes_read
 
 
-def in_receive_order(chunks: Iterable[list[Message]]) -> Iterator[Message]:
+def in_receive_order(chunks: Iterable[list[Message]]) -> Iterator[list[Message]]:
     """Yield the messages of chunks ordered by receive stamp, equal stamps as written.
 
     Our recorder writes them in order; rosbag2's cache swaps neighbours, across chunks too.
@@ -125,13 +146,10 @@ def in_receive_order(chunks: Iterable[list[Message]]) -> Iterator[Message]:
         held += chunk
         held.sort(key=_receive)
         # A later chunk may begin before this one's end: keep what is younger than its start.
-        border = min(map(_receive, chunk))
-        ready = 0
-        while ready < len(held) and held[ready].receive_ns < border:
-            ready += 1
-        yield from held[:ready]
+        ready = bisect_left(held, min(map(_receive, chunk)), key=_receive)
+        yield held[:ready]
         del held[:ready]
-    yield from held
+    yield held
 
 
 def bag_info(folder: str | Path) -> BagInfo:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import lz4.frame
+import lz4.frame  # type: ignore[import-untyped]
 import zstandard
 
 from qcfql_ros.errors import BagError
@@ -70,6 +70,7 @@ class SplitFile:
         metadata: the MCAP metadata records, by name.
         torn_bytes: bytes after the last whole record; 0 for a file that was closed.
         salvaged: messages read from the torn record itself, not covered by a checksum.
+        bytes_read: how far it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,6 +79,7 @@ class SplitFile:
         self.metadata: dict[str, dict[str, str]] = {}
         self.torn_bytes = 0
         self.salvaged = 0
+        self.bytes_read = 0
         self._schemas: dict[int, tuple[str, str, bytes]] = {}
 
     def chunks(self) -> Iterator[list[Message]]:
@@ -113,6 +115,7 @@ class SplitFile:
                         f'{self.path} is damaged at byte {start}: {error}; run it through '
                         f'`mcap recover` to keep the rest'
                     ) from error
+                self.bytes_read = stream.tell()
                 if messages is None:
                     return
                 if messages:

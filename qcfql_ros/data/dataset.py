@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings as training data: the bag through the assembler, the same way as live."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.data.assembler import Assembler, Event
+from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
+from qcfql_ros.data.reader import bag_custom_data, read_splits, split_paths
+from qcfql_ros.errors import BagError
+
+# progress(fraction done in [0, 1], seconds left)
+Progress = Callable[[float, float], None]
+_EVERY_S = 0.5
+
+
+def load_dataset(
+    paths: str | Path | Iterable[str | Path],
+    contract: Contract,
+    progress: Progress | None = None,
+    *,
+    any_contract: bool = False,
+    splits: slice = slice(None),
+    counters: Counter[str] | None = None,
+) -> Iterator[Event]:
+    """Yield the steps and segment ends of one or several bags.
+
+    What can be refused is refused by this call, not by the first step.
+
+    Args:
+        paths: rosbag2 folders.
+        contract: what the messages mean.
+        progress: told about twice a second how far it is, by bytes of the files.
+        any_contract: take bags that were recorded under another contract, or that name none.
+        splits: only these files of each bag, in order.
+        counters: the assemblers' counters are added to it, what was dropped included.
+
+    Raises:
+        BagError: a bag is missing or damaged, or was recorded under another contract.
+    """
+    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not any_contract:
+        for folder in folders:
+            check_contract(folder, contract)
+    files = [split_paths(folder)[splits] for folder in folders]
+    return _events(folders, files, contract, progress, counters)
+
+
+def _events(
+    folders: list[Path],
+    files: list[list[Path]],
+    contract: Contract,
+    progress: Progress | None,
+    counters: Counter[str] | None,
+) -> Iterator[Event]:
+    total = max(1, sum(path.stat().st_size for paths in files for path in paths))
+    done, started_s = 0, time.monotonic()
+    next_s = started_s + _EVERY_S
+    for folder, paths in zip(folders, files, strict=True):
+        assembler = Assembler(contract, bag_custom_data(folder).get(NAMESPACE, ''))
+        for position in read_splits(paths):
+            for topic, receive_ns, _, data in position.messages:
+                yield from assembler.push(topic, receive_ns, data)
+            now_s = time.monotonic()
+            if progress is not None and now_s >= next_s:
+                part = min(1.0, (done + position.bytes_read) / total)
+                next_s = now_s + _EVERY_S
+                progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
+        yield from assembler.finish()
+        done += sum(path.stat().st_size for path in paths)
+        if counters is not None:
+            counters.update(assembler.counters)
+    if progress is not None:
+        progress(1.0, 0.0)
+
+
+def check_contract(folder: Path, contract: Contract) -> None:
+    """Refuse a bag that was recorded under another contract than `contract`.
+
+    Raises:
+        BagError: names both hashes.
+    """
+    custom = bag_custom_data(folder)
+    found = custom.get(CONTRACT_HASH, '')
+    if found != contract.hash:
+        recorded = f'{custom.get(CONTRACT, "?")} ({found})' if found else 'none it names'
+        raise BagError(
+            f'{folder} was recorded under contract {recorded}, this one is {contract.name} '
+            f'({contract.hash}); give the contract it was recorded under'
+        )
