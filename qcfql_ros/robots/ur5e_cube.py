@@ -7,12 +7,12 @@ sensors, and the contract must be able to put them together to the same numbers.
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from array import array
 from typing import Any
 
+import gymnasium
 import mujoco
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -35,6 +35,8 @@ JOINTS = (
     'wrist_2_joint',
     'wrist_3_joint',
 )
+gymnasium.logger.min_level = gymnasium.logger.ERROR  # it would tell of float32 action bounds
+
 TASK = 2
 TASK_TICKS = 200
 PLAY_TICKS = 1000  # as in OGBench's data sets
@@ -92,7 +94,6 @@ class Ur5eCube:
     def __init__(self, mode: str, success_timing: str) -> None:
         self._play = mode == 'play'
         self._pre = success_timing == 'pre'
-        logging.getLogger('gymnasium').setLevel(logging.ERROR)
         self.env = SeededCubeEnv(
             env_type='single',
             permute_blocks=False,
@@ -111,6 +112,7 @@ class Ur5eCube:
         self._cube = PoseStamped()
         self._effector.header.frame_id = self._cube.header.frame_id = 'base'
         self._quaternion = np.zeros(4)
+        self.reset(0)  # compiles the model: a second that no tick should wait for
 
     def reset(self, seed: int) -> None:
         """Place arm and cube: as the task says, or anywhere for play."""
