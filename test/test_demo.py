@@ -13,7 +13,7 @@ from qcfql_ros.cli.demo_view import LineView, Snapshot, TableView
 from qcfql_ros.cli.main import main
 from qcfql_ros.cli.plots import plot_learning_curve, plot_tick_timing
 from qcfql_ros.cli.practice import Practice, RecordedPractice, write_episodes
-from qcfql_ros.cli.proportion import wilson
+from qcfql_ros.training.wilson import wilson_interval
 from qcfql_ros.cli.report import write_report
 from qcfql_ros.contract.named_vector import Outcome
 
@@ -83,7 +83,7 @@ def test_the_rate_is_that_of_the_last_seconds():
     [(0, 0, 0.0, 1.0), (8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (120, 120, 0.9690, 1.0)],
 )
 def test_wilson_interval_agrees_with_published_values(successes, trials, low, high):
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(

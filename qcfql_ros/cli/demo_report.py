@@ -9,10 +9,10 @@ from pathlib import Path
 
 from qcfql_ros.cli.demo_view import share
 from qcfql_ros.cli.practice import Practice, RecordedPractice, read_practice, write_episodes
-from qcfql_ros.cli.proportion import wilson
 from qcfql_ros.cli.report import write_report
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.errors import BagError
+from qcfql_ros.training.wilson import wilson_interval
 
 LAST = 40
 
@@ -84,7 +84,7 @@ def conclude(
         )
     successes = sum(episode.success for episode in episodes)
     last = [episode.success for episode in episodes[-LAST:]]
-    low, high = wilson(sum(last), len(last))
+    low, high = wilson_interval(sum(last), len(last))
     summary = {
         'ran': not reasons,
         'reasons': '; '.join(reasons),

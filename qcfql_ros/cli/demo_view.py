@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qcfql_ros.cli.practice import Practice
-from qcfql_ros.cli.proportion import wilson
+from qcfql_ros.training.wilson import wilson_interval
 
 LINE_EVERY_S = 10.0
 MARKS = 40
@@ -63,7 +63,7 @@ def share(practice: Practice, last: int = 0) -> str:
     successes, episodes = practice.successes(last)
     if not episodes:
         return '-'
-    low, high = wilson(successes, episodes)
+    low, high = wilson_interval(successes, episodes)
     return (
         f'{100 * successes / episodes:.0f} %  ({successes} of {episodes};'
         f' 95 % interval {100 * low:.0f} to {100 * high:.0f})'

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qcfql_ros.cli.practice import Episode
-from qcfql_ros.cli.proportion import wilson
+from qcfql_ros.training.wilson import wilson_interval
 
 WINDOW = 20
 
@@ -35,7 +35,9 @@ def plot_learning_curve(path: Path, episodes: Sequence[Episode], title: str) -> 
     number = np.arange(1, len(success) + 1)
     window = [success[max(0, i - WINDOW) : i] for i in number]
     share = np.array([part.mean() for part in window])
-    band = np.array([wilson(int(part.sum()), len(part)) for part in window]).reshape(-1, 2)
+    band = np.array([wilson_interval(int(part.sum()), len(part)) for part in window]).reshape(
+        -1, 2
+    )
     axis.plot(number, 100 * success, '|', color='0.45', markersize=9, label='one episode')
     axis.fill_between(number, 100 * band[:, 0], 100 * band[:, 1], alpha=0.18, linewidth=0)
     axis.plot(number, 100 * share, linewidth=2, label=f'last {WINDOW} episodes, 95 % Wilson band')
