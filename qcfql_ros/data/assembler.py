@@ -14,7 +14,7 @@ one cannot come any more: a later message of that topic is here, or the sequence
 ``lateness_s`` (from the step's receipt; in lockstep from that of the step after it, for a robot
 that waits for credits is not late). No clock is read: time is the receive stamps of the sequence.
 
-A segment goes on while stamps are exactly p apart and the episode is the same, for policy and robot.
+A segment goes on while stamps are exactly p apart and policy and robot say the same episode.
 """
 
 from __future__ import annotations

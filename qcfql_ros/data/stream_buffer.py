@@ -54,7 +54,7 @@ class StreamBuffer:
     def latest(
         self, limit_ns: int, max_age_ns: int, decided: bool
     ) -> tuple[int, np.ndarray] | Pick:
-        """Return (stamp, values) of the latest message up to `limit_ns`: the rule on the wall clock.
+        """Return (stamp, values) of the latest message up to `limit_ns`: the wall clock's rule.
 
         Args:
             limit_ns: the tick's deadline less its lead.
