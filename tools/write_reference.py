@@ -14,8 +14,8 @@ PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'parameters.md'
 HEAD = """\
 # Parameters
 
-Made by `make reference` from `qcfql_ros/parameters.py`; `make lint` compares. A value out of range is
-refused at start and at `ros2 param set`, with the reason. What is read once says so.
+Made by `make reference` from `qcfql_ros/parameters.py`; `make lint` compares. A value out of range
+is refused at start and at `ros2 param set`, with the reason.
 """
 
 
@@ -24,7 +24,7 @@ def allowed(parameter: Parameter) -> str:
     if parameter.choices:
         return ', '.join(f'`{choice}`' for choice in parameter.choices)
     bounds = [
-        f'{sign} {bound:g}'
+        f'{sign} {bound if isinstance(bound, int) else format(bound, "g")}'
         for sign, bound in (('≥', parameter.low), ('≤', parameter.high))
         if bound is not None
     ]
