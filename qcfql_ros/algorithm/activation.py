@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GELU in its tanh form, as fast on a CPU as its parts.
 
-PyTorch's own kernel takes several times as long on CPUs as a vectorised tanh and a few
+PyTorch's own kernel takes several times as long on CPUs as a vectorised sigmoid and a few
 multiplications; on other devices the library's kernel is used.
 """
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SCALE = math.sqrt(2.0 / math.pi)
-_CUBIC = 0.044715
+_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+_CUBIC = 0.044715 * _LINEAR
 
 
 def gelu(inputs: Tensor) -> Tensor:
@@ -23,24 +23,27 @@ def gelu(inputs: Tensor) -> Tensor:
     if inputs.device.type != 'cpu':
         return functional.gelu(inputs, approximate='tanh')
     if not (torch.is_grad_enabled() and inputs.requires_grad):
-        return _tanh_term(inputs).add_(1.0).mul_(inputs).mul_(0.5)
+        return _gate(inputs).mul_(inputs)
     return _Gelu.apply(inputs)
 
 
-def _tanh_term(inputs: Tensor) -> Tensor:
-    return (inputs * inputs).mul_(_SCALE * _CUBIC).add_(_SCALE).mul_(inputs).tanh_()
+def _gate(inputs: Tensor) -> Tensor:
+    """Return ``(1 + tanh(y)) / 2``, which is ``sigmoid(2 y)``."""
+    linear = inputs.new_tensor(_LINEAR)
+    return torch.addcmul(linear, inputs, inputs, value=_CUBIC).mul_(inputs).sigmoid_()
 
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, inputs: Tensor) -> Tensor:
-        tanh = _tanh_term(inputs)
-        context.save_for_backward(inputs, tanh)
-        return (tanh + 1.0).mul_(inputs).mul_(0.5)
+        gate = _gate(inputs)
+        context.save_for_backward(inputs, gate)
+        return gate * inputs
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        inputs, tanh = context.saved_tensors
-        slope = (inputs * inputs).mul_(3.0 * _SCALE * _CUBIC).add_(_SCALE).mul_(inputs)
-        slope.mul_(1.0 - tanh * tanh).add_(tanh).add_(1.0).mul_(0.5)
+        inputs, gate = context.saved_tensors
+        linear = inputs.new_tensor(_LINEAR)
+        slope = torch.addcmul(linear, inputs, inputs, value=3.0 * _CUBIC).mul_(inputs)
+        slope.mul_(torch.addcmul(gate, gate, gate, value=-1.0)).add_(gate)
         return slope.mul_(gradient)

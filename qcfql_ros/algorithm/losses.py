@@ -30,18 +30,20 @@ class Batch:
         state     a_0   a_1   ...  a_{h-1}      next_state
           s_t    [--------- chunk ---------]      s_{t+h}
                   first terminated step m: reward sums r_0..r_m, bootstrap 0,
-                  valid 1 up to m and 0 behind it
+                  the chunk behind m: recorded if the segment goes on, else planned, else unknown
 
     Attributes:
         state: (batch, state_dim) float32.
         chunk: (batch, chunk, action_dim) float32 in [-1, 1]; the tail behind a termination is
             filled as `tail_unknown` says.
-        valid: (batch, chunk) float32, 1 up to and with the first terminated step.
+        valid: (batch, chunk) float32, 1 where the action was recorded, 0 where the tail is filled.
         tail_unknown: (batch, chunk) bool, where nothing was recorded or planned: filled from the
             behaviour flow at each use.
         reward: (batch,) float32, discounted sum inside the window.
         bootstrap: (batch,) float32, discount ** h, or 0 after a termination.
         next_state: (batch, state_dim) float32, the state behind the window.
+        weight: (batch,) float32, of each window in the critic's loss. Always 1 for windows that
+            our replay draws; the reference draws illegal ones too and gives them 0.
     """
 
     state: Tensor
@@ -51,6 +53,7 @@ class Batch:
     reward: Tensor
     bootstrap: Tensor
     next_state: Tensor
+    weight: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
@@ -131,7 +134,7 @@ def critic_loss(
     `chunk` is the batch's chunk with its unknown tails filled.
     """
     values = critic.values(batch.state, chunk)
-    loss = (values - target).square().mean()
+    loss = ((values - target).square() * batch.weight).mean()
     detached = values.detach()
     info = {'loss_critic': loss.detach(), 'q_mean': detached.mean(), 'q_max': detached.max()}
     info['q_min'] = detached.min()

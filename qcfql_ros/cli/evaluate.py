@@ -110,9 +110,7 @@ def _folder(wanted: Path | None) -> Iterator[Path]:
         yield Path(made)
 
 
-def _watch(
-    processes: Processes, outcome_topic: str, wanted: int
-) -> tuple[list[Episode], str]:
+def _watch(processes: Processes, outcome_topic: str, wanted: int) -> tuple[list[Episode], str]:
     """Wait for `wanted` episodes; return them and the digest of all their outcomes."""
     from qcfql_ros.cli.demo_monitor import DemoMonitor
 

@@ -80,7 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f'{data.steps} steps, {data.segment} segments, {len(data)} windows', flush=True)
     if state is None:
         state = _fresh(arguments, contract, config, data)
-    buffers = Buffers(empty_replay(config, config.action_chunk_size + 2), data, None, state.normalizer)
+    buffers = Buffers(
+        empty_replay(config, config.action_chunk_size + 2), data, None, state.normalizer
+    )
     schedule = Schedule(
         arguments.num_pretrain_steps,
         save_every=arguments.save_every,

@@ -161,9 +161,7 @@ class Replay:
         """Return the windows that begin at the rows `starts`, (batch,) int64."""
         rows = starts[:, None] + np.arange(self.chunk)
         places = rows % self.capacity
-        recorded = self.is_step[places] & (
-            self.segments[places] == self.segments[places[:, :1]]
-        )
+        recorded = self.is_step[places] & (self.segments[places] == self.segments[places[:, :1]])
         recorded &= rows < self.rows
         recorded = np.logical_and.accumulate(recorded, axis=1)
         ended = self.terminated[places] & recorded
@@ -189,4 +187,5 @@ class Replay:
             reward=torch.from_numpy(rewards.astype(np.float32)),
             bootstrap=torch.from_numpy(bootstrap.astype(np.float32)),
             next_state=torch.from_numpy(self.observations[behind]),
+            weight=torch.ones(len(starts)),
         )

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer process at the end of its socket."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from practice_data import random_events
+
+from qcfql_ros.algorithm.policy import ChunkPolicy
+from qcfql_ros.contract import load_contract
+from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
+from qcfql_ros.training.checkpoint import TrainingState
+from qcfql_ros.training.frames import FrameReader, pack_events, unpack_events
+from qcfql_ros.training.link import TrainerLink
+
+
+def wait_for(
+    link: TrainerLink, holds: Callable[[dict], bool], timeout_s: float = 60.0
+) -> list[dict]:
+    """Return the messages up to and with the one that `holds` holds for."""
+    deadline = time.monotonic() + timeout_s
+    seen: list[dict] = []
+    while time.monotonic() < deadline:
+        for message in link.poll():
+            seen.append(message)
+            if holds(message):
+                return seen
+        time.sleep(0.01)
+    raise AssertionError(f'not seen in {timeout_s} s; last: {seen[-2:]}')
+
+
+def start(run_dir: Path, *more: str) -> TrainerLink:
+    arguments = ['--contract', 'point_reach', '--run-dir', str(run_dir)]
+    pace = ['--warmup-steps', '20', '--utd-ratio', '0.5', '--publish-every-s', '0.2']
+    return TrainerLink.start([*arguments, *pace, *more])
+
+
+@pytest.fixture
+def events() -> list[Step | SegmentEnd]:
+    contract = load_contract('point_reach')
+    return random_events(5, 20, contract.state_dim, contract.action.dim)
+
+
+def test_events_survive_their_frames(events) -> None:
+    blob = pack_events(events)
+    reader = FrameReader()
+    frames = reader.push(blob[:1000]) + reader.push(blob[1000:])
+    again = [event for header, payload in frames for event in unpack_events(header, payload)]
+    assert len(again) == len(events)
+    for ours, theirs in zip(again, events, strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(ours, Step):
+            assert step_digest(ours) == step_digest(theirs)
+        else:
+            assert np.array_equal(ours.final_observation, theirs.final_observation)
+            assert (ours.truncated, ours.reason) == (theirs.truncated, theirs.reason)
+
+
+def test_updates_follow_the_ratio_and_a_new_policy_and_checkpoint_come_out(
+    events, tmp_path: Path
+) -> None:
+    link = start(tmp_path)
+    try:
+        link.send_events(events)  # 100 steps: (100 - 20) * 0.5 = 40 updates, not one more
+        seen = wait_for(link, lambda m: m['kind'] == 'status' and m['updates'] >= 40)
+        policies = [message for message in seen if message['kind'] == 'policy']
+        assert policies
+        for message in policies:
+            assert ChunkPolicy.load(message['path']).digest == message['digest']
+        later = wait_for(link, lambda m: m['kind'] == 'status')[-1]
+        assert seen[-1]['updates'] == later['updates'] == 40
+        assert later['steps'] == 100
+    finally:
+        link.close()
+    assert link.process.returncode == 0
+    state = TrainingState.load(tmp_path / 'checkpoints' / 'last.safetensors')
+    assert (state.update.count, state.environment_steps) == (40, 100)
+    assert (tmp_path / 'training.csv').read_text().startswith('updates,')
+
+
+def test_a_trainer_started_again_goes_on_from_its_checkpoint(events, tmp_path: Path) -> None:
+    for _ in range(2):  # the second is given the same history and finds its updates done
+        link = start(tmp_path)
+        link.send_events(events)
+        wait_for(link, lambda m: m['kind'] == 'status' and m['updates'] == 40)
+        link.close()
+    state = TrainingState.load(tmp_path / 'checkpoints' / 'last.safetensors')
+    assert (state.update.count, state.environment_steps) == (40, 100)
+
+
+def test_a_missing_state_is_one_line_and_status_2(tmp_path: Path) -> None:
+    link = start(tmp_path, '--state', str(tmp_path / 'none.safetensors'))
+    message = wait_for(link, lambda m: m['kind'] == 'error')[-1]
+    assert 'none.safetensors: no such training state' in message['text']
+    assert link.process.wait(20) == 2
+    link.close()
