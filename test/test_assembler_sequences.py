@@ -145,7 +145,7 @@ def test_a_bag_of_another_contract_is_refused_with_both_hashes(tmp_path):
     other = load_contract('ur5e_cube')
     with pytest.raises(BagError, match=f'{CONTRACT.hash}.*{other.hash}'):
         load_dataset(tmp_path / 'bag', other)
-    assert not [e for e in load_dataset(tmp_path / 'bag', other, any_contract=True)]
+    assert not list(load_dataset(tmp_path / 'bag', other, any_contract=True))
 
 
 def test_progress_rises_to_one(tmp_path):

@@ -96,12 +96,14 @@ class Assembler:
     Attributes:
         counters: messages, steps, segments, and by reason everything dropped.
         last_tick: of the robot, from its last outcome.
+        last_chunk: the chunk announced last.
     """
 
     def __init__(self, contract: Contract, namespace: str = '') -> None:
         self.contract = contract
         self.counters: Counter[str] = Counter()
         self.last_tick = 0
+        self.last_chunk: ChunkRecord | None = None
         self._read = CdrReader()
         self._decoder = Decoder(contract)
         self._lateness_ns = round(contract.lateness_s * 1e9)
@@ -180,7 +182,7 @@ class Assembler:
             store.pending.append(_Pending(record, receive_ns))
         elif topic == self._chunk_topic:
             chunk = decode_chunk(self._read(data, JOINT_TRAJECTORY), self.contract)
-            store.chunks[chunk.stamp_ns] = chunk
+            self.last_chunk = store.chunks[chunk.stamp_ns] = chunk
             if len(store.chunks) > _CHUNKS:
                 del store.chunks[next(iter(store.chunks))]
         elif topic == self._session_topic:

@@ -171,6 +171,11 @@ class BagRecorder:
             self._lock.release()
 
     @property
+    def closed_files(self) -> int:
+        """How many files of the bag are closed; at first, those of the sessions before."""
+        return len(self._metadata.files)
+
+    @property
     def bytes_written(self) -> int:
         """Size of the file being written, as of the last flush."""
         return self._file.size if self._file else 0

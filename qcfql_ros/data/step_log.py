@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``steps.csv``: a digest of every step as it went into the buffer.
+
+Reading the bag again must give the same rows; a test, or anybody in doubt, can hold them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
+from qcfql_ros.errors import BagError
+
+HEAD = 'stamp_ns,segment,digest\n'
+
+
+class StepLog:
+    """Appends to `path`; segments are counted on from what is there.
+
+    Raises:
+        BagError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            rows = path.read_text().splitlines() if path.exists() else []
+            self._segment = int(rows[-1].split(',')[1]) + 1 if len(rows) > 1 else 0
+            self._stream = path.open('a')
+        except (OSError, ValueError, IndexError) as error:
+            raise BagError(f'cannot go on with {path}: {error}; move it away') from error
+        if not rows:
+            self._stream.write(HEAD)
+
+    def add(self, events: Iterable[Step | SegmentEnd]) -> None:
+        """Log the steps among `events`."""
+        for event in events:
+            if isinstance(event, SegmentEnd):
+                self._segment += 1
+            else:
+                self._stream.write(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
+
+    def flush(self) -> None:
+        """Hand what was logged to the operating system."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
