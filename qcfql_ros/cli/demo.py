@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ MODEL = 'ur5e_cube_offline'
 ROBOTS = ('ur5e_cube', 'point_reach')
 START_TIMEOUT_S = 90.0
 REFRESH_S = 0.25
+INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             practice, failure = _practise(arguments, contract, model, run_dir, stop)
         finally:
-            if practice is None and arguments.run_dir is None:
-                shutil.rmtree(run_dir, ignore_errors=True)  # it never began
+            never_began = practice is None or (stop.requested and not practice.ticks)
+            if never_began and arguments.run_dir is None:
+                shutil.rmtree(run_dir, ignore_errors=True)
+        if stop.requested and not practice.ticks:
+            print('qcfql demo: interrupted before the robot moved', file=sys.stderr)
+            return INTERRUPTED
         return conclude(arguments, contract, run_dir, practice, failure)
 
 
@@ -180,7 +186,8 @@ def _practise(
         for name, patience_s in (('robot', 5.0), ('policy', 5.0), ('learner', 30.0)):
             died_before = not processes.alive(name)
             status = processes.stop(name, timeout_s=patience_s)[name]
-            if status != 0 and not died_before and not failure:
+            # A child that was still starting dies of our SIGINT itself.
+            if status not in (0, -signal.SIGINT) and not died_before and not failure:
                 failure = f'{name} did not end in order (status {status}); see {run_dir}/logs'
     return monitor.practice, failure
 

@@ -23,7 +23,7 @@ def reasons_not_run(
     """Return why the loop did not really run; an empty list means that it did."""
     reasons = [failure] if failure else []
     if recorded is None:
-        return [*reasons, 'the bag cannot be read']
+        return reasons or ['the bag cannot be read']
     if not recorded.episodes:
         reasons.append('no episode was finished')
     if not recorded.transitions:
