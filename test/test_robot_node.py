@@ -177,10 +177,10 @@ def test_lockstep_gives_every_stream_outcome_and_stamp_to_the_nanosecond(robot, 
 def test_the_same_seed_gives_the_same_payloads_and_stamps(robot, commander):
     runs = []
     for seed in (1, 1, 2):
-        process = robot(episodes=2, seed=seed)
+        process = robot(episodes=1, seed=seed)
         one = commander(seed=9)
         one.connect()
-        one.run_episodes(2)
+        one.run_episodes(1)
         runs.append(({k: v.tobytes() for k, v in one.sets.items()}, one.outcomes))
         one.close()
         assert stop(process)[0] == 0
@@ -250,6 +250,20 @@ def test_a_new_commander_gets_a_new_episode_and_no_neighbouring_stamps(robot, co
     assert stamp_ns > last_ns + 2 * PERIOD_NS
     outcome = two.step(stamp_ns)
     assert (outcome.episode, outcome.tick) == (1, 6)
+
+
+def test_a_commander_that_comes_while_a_dead_one_is_still_seen_gets_a_new_episode(
+    robot, commander
+):
+    robot()
+    dead = commander()
+    dead.connect()
+    dead.spin_until(lambda: dead.sets)
+    dead.step(FIRST_NS)  # from now on it says nothing, as after kill -9
+    two = commander()
+    two.spin_until(lambda: two.sets)
+    two.connect()
+    assert two.step(max(two.sets)).episode == 1
 
 
 def test_no_tick_is_executed_beyond_the_credits(robot, commander):
