@@ -59,6 +59,7 @@ def start(context):
                 raise ParameterError(f'launch argument {name!r} is missing: give {name}:=...')
         contract = load_contract(values['contract'])
         model = find_model(values['model'])
+        state = model.require_state() if values['learn'] else ''
     except QcfqlError as error:
         raise RuntimeError(str(error)) from None
     shared = {
@@ -68,8 +69,8 @@ def start(context):
         'run_dir': str(run_folder(values['run_dir'])),
         'use_sim_time': values['use_sim_time'],
     }
-    policy = {'model': str(model.policy), 'device': values['device'], 'autostart': True}
-    learner = {'model': str(model.state or model.policy), 'learn': values['learn']}
+    policy = {'model': str(model.policy.absolute()), 'device': values['device'], 'autostart': True}
+    learner = {'model': str(state and state.absolute()), 'learn': values['learn']}
 
     def node(name, parameters, ends_all):
         return Node(

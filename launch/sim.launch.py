@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated robot with policy and learner: `ros2 launch qcfql_ros sim.launch.py model:=...`.
+"""A simulated robot with policy and learner: `ros2 launch qcfql_ros sim.launch.py`.
 
 By default in lockstep, with the contract of the robot's own name. robot.launch.py beside this
 file starts policy and learner.
@@ -18,7 +18,7 @@ from qcfql_ros.contract.load import load_contract
 from qcfql_ros.errors import QcfqlError
 from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, SIM_ARGUMENTS, check_arguments
 
-DEFAULTS = {'pacing': 'lockstep'}
+DEFAULTS = {'pacing': 'lockstep', 'model': 'ur5e_cube_offline'}
 
 
 def declare(parameter):

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--wall', action='store_true', help='at the real rate, not in lockstep')
     parser.add_argument('--robot', choices=ROBOTS, default=ROBOTS[0])
     parser.add_argument(
-        '--model', default=MODEL, help=f'policy file or shipped model to start from ({MODEL})'
+        '--model',
+        default=MODEL,
+        help=f'shipped model, folder or policy file ({MODEL})',
     )
     parser.add_argument('--demos', default='', metavar='BAG', help='recording to mix in')
     parser.add_argument('--run-dir', type=Path, help='where to keep the run (runs/<time>)')
@@ -63,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError(f'--minutes is {arguments.minutes:g}; wanted more than 0')
     contract = load_contract(arguments.robot)
     model = find_model(arguments.model)
+    model.require_state()
     with _stop_on_signal() as stop:
         run_dir = _make_run_dir(arguments.run_dir)
         practice = None
@@ -135,7 +138,7 @@ def start_nodes(
     learner = {
         'run_dir': run_folder,
         'learn': True,
-        'model': str((model.state or model.policy).absolute()),
+        'model': str(model.require_state().absolute()),
         'demos': arguments.demos,
         'utd_ratio': arguments.utd_ratio,
         'warmup_steps': arguments.warmup_steps,

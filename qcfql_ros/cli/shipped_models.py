@@ -11,18 +11,33 @@ from pathlib import Path
 from qcfql_ros.errors import ModelError, nearest
 
 POLICY = 'policy.safetensors'
-STATE = 'state.safetensors'
+# The training state that belongs to a policy file, by the names of shipped models and of train.
+STATES = {
+    POLICY: ('state.safetensors', 'last.safetensors'),
+    'best_policy.safetensors': ('best.safetensors',),
+}
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """A policy and, if it is there, the training state to go on from.
 
-    A shipped model is a folder: ``policy.safetensors``, ``state.safetensors`` and its card.
+    A shipped model is a folder: ``policy.safetensors``, ``state.safetensors`` and its card. What
+    `qcfql train` leaves is found too.
     """
 
     policy: Path
     state: Path | None
+
+    def require_state(self) -> Path:
+        """Return the state; raises ModelError if there is none to go on from."""
+        if self.state is None:
+            wanted = ' or '.join(STATES.get(self.policy.name, STATES[POLICY]))
+            raise ModelError(
+                f'model {self.policy}: no training state beside it to go on learning from; '
+                f'wanted {wanted} in {self.policy.parent}'
+            )
+        return self.state
 
 
 def find_model(path_or_name: str | Path) -> ModelFiles:
@@ -67,5 +82,5 @@ def model_folders() -> Iterator[Path]:
 
 
 def _files(policy: Path) -> ModelFiles:
-    state = policy.parent / STATE
-    return ModelFiles(policy, state if policy.name == POLICY and state.is_file() else None)
+    states = (policy.parent / name for name in STATES.get(policy.name, ()))
+    return ModelFiles(policy, next((state for state in states if state.is_file()), None))
