@@ -142,6 +142,25 @@ def test_ctrl_c_leaves_a_valid_bag(tmp_path):
     assert bag_info(out).messages == sum(1 for _ in read_bag(out))
 
 
+def test_ctrl_c_before_the_first_message_leaves_no_recording(tmp_path):
+    out = tmp_path / 'bag'
+    process = subprocess.Popen(
+        [*COMMAND, '--robot', 'point_reach', '--out', str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not out.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert stderr == ''
+
+
 def test_the_cube_expert_moves_the_cube_as_ogbench_s_own_loop_does():
     """The oracle fed from messages acts as the oracle fed from the environment's info."""
     pytest.importorskip('ogbench')

@@ -135,8 +135,11 @@ def robot():
     started = []
 
     def start(**parameters):
+        namespace = parameters.pop('namespace', '')
         command = node_command(
-            'gym_robot_node', {'robot': 'point_reach', 'pacing': 'lockstep', **parameters}
+            'gym_robot_node',
+            {'robot': 'point_reach', 'pacing': 'lockstep', **parameters},
+            namespace,
         )
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
@@ -305,6 +308,26 @@ def test_at_wall_rate_it_keeps_its_period_holds_when_starved_and_marks_what_it_e
     # The time limit ends the episode although nobody commands; that is said.
     one.spin_until(lambda: len(one.outcomes) == 2)
     assert one.outcomes[1].truncated and one.outcomes[1].ended
+
+
+def test_a_namespace_moves_every_topic(robot, commander):
+    node_topics = ('joint_states', 'goal_pose', 'outcome')
+    robot(namespace='cell')
+    one = commander()
+
+    def publishers(topic):
+        return one.node.count_publishers(topic)
+
+    one.spin_until(lambda: all(publishers(f'/cell/{topic}') for topic in node_topics))
+    assert not any(publishers(f'/{topic}') for topic in node_topics)
+    assert one.node.count_subscribers('/cell/twist_command') == 1
+    ear = one.node.create_publisher(
+        message_class('geometry_msgs/msg/TwistStamped'),
+        '/cell/twist_command',
+        command_qos('lockstep'),
+    )
+    one.spin_until(lambda: 'subscriber of /cell/' in one.diagnostics.get('waiting_for', ''))
+    assert ear.topic_name == '/cell/twist_command'
 
 
 @pytest.mark.parametrize(

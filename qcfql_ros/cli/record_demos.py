@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError(f'--seed is {arguments.seed}; wanted 0 to {2**31 - 1}')
     contract = load_contract(arguments.contract or arguments.robot)
     out = arguments.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # The recorder's lock file stays behind when nothing was recorded.
+    if out.exists() and (not out.is_dir() or any(p.name != '.lock' for p in out.iterdir())):
         raise BagError(f'--out {out} exists and is not empty; give a new folder')
     report = _record(arguments, contract)
     write_report(arguments.json, report)
@@ -158,8 +159,7 @@ def _check(out: Path, contract: Contract, sent: Counter, outcome, interrupted: b
     outcome_topic = absolute(contract.outcome.topic)
     found: Counter[str] = Counter()
     solved = 0
-    for message in read_bag(out):
-        topic, data = message[0], message[-1]
+    for topic, _, data in read_bag(out) if sent else ():
         found[topic] += 1
         if topic == outcome_topic:
             decoded = decode_outcome(typestore.deserialize_cdr(data, 'sensor_msgs/msg/JointState'))

@@ -170,7 +170,7 @@ class GymRobotNode(Node):
                     self._pacing.start()
 
     def _wait(self, what: str) -> None:
-        """Note what is awaited; after 5 s say it as an error, once for each wait."""
+        """Note what is awaited; after 5 s say it, once for each wait."""
         tick = self._session.tick
         if not what or tick != self._waiting_tick or what != self._waiting_for:
             self._waiting_for, self._waiting_tick = what, tick
@@ -178,7 +178,11 @@ class GymRobotNode(Node):
             self._said_waiting = False
         elif not self._said_waiting and time.monotonic() - self._waiting_since > LONG_WAIT_S:
             self._said_waiting = True
-            self.get_logger().error(f'waiting for {what} since {LONG_WAIT_S:g} s')
+            text = f'waiting for {what} since {LONG_WAIT_S:g} s'
+            if self._matched:
+                self.get_logger().error(text)
+            else:  # a policy may take its time to start
+                self.get_logger().warning(text)
 
     def _say_finished(self) -> None:
         if not self._said_finished:
