@@ -21,7 +21,7 @@ from pathlib import Path
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from std_msgs.msg import UInt8MultiArray, UInt64
 
 from qcfql_ros.contract import load_contract
@@ -39,16 +39,13 @@ from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.qos import CREDITS_QOS, RECORD_QOS, command_qos, sensor_qos
 from qcfql_ros.nodes.ros_parameters import declare_parameters
 from qcfql_ros.nodes.trainer_feed import UNLIMITED, Event, TrainerFeed
+from qcfql_ros.nodes.weights import WEIGHTS_QOS, split
 from qcfql_ros.parameters import LEARNER_NODE
 from qcfql_ros.training.link import TrainerLink
 
 PUMP_S = 0.02
+RECORDING_TICKS = 256
 QUEUE = 1000  # a stalled disk or a busy core must not cost messages
-WEIGHTS_QOS = QoSProfile(
-    depth=64,  # two policies of 8 MB in parts of 256 KiB
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 TRAINER_STOP_S = 20.0
 
 
@@ -189,7 +186,8 @@ class LearnerNode(Node):
                     self._log.flush()
             except BagError as error:
                 self._stop_recording(error)
-        credits = UNLIMITED
+        # Recording alone has nothing to wait for, but a simulator must not outrun the recorder.
+        credits = self._assembler.last_tick + RECORDING_TICKS
         if self._feed is not None:
             try:
                 messages = self._feed.pump()
@@ -212,8 +210,6 @@ class LearnerNode(Node):
         except OSError as error:
             self.get_logger().error(f'policy {message["version"]} not published: {error}')
             return
-        from qcfql_ros.nodes.weights import split
-
         for part in split(blob, message['version']):
             self._weights.publish(UInt8MultiArray(data=array.array('B', part)))
         self._shelf.made(message['digest'])

@@ -53,7 +53,7 @@ class TrainerFeed:
         steps: given to this trainer so far.
         live: events of this session so far.
         restarts: trainers that died.
-        status: last status message.
+        status: last status message of this trainer.
         policy: last policy message.
     """
 
@@ -67,7 +67,6 @@ class TrainerFeed:
         self._start, self._make_history, self._warn, self._clock = start, history, warn, clock
         self.live = 0
         self.restarts = 0
-        self.status: dict[str, Any] = {}
         self.policy: dict[str, Any] = {}
         self._ever_ready = False
         self._backoff_s = 1.0
@@ -75,6 +74,7 @@ class TrainerFeed:
 
     def _begin(self) -> None:
         self.steps = 0
+        self.status: dict[str, Any] = {}
         self._error = ''
         self._restart_at: float | None = None
         self._queue: deque[Event] = deque()
