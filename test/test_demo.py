@@ -13,9 +13,9 @@ from qcfql_ros.cli.demo_view import LineView, Snapshot, TableView
 from qcfql_ros.cli.main import main
 from qcfql_ros.cli.plots import plot_learning_curve, plot_tick_timing
 from qcfql_ros.cli.practice import Practice, RecordedPractice, write_episodes
-from qcfql_ros.training.wilson import wilson_interval
 from qcfql_ros.cli.report import write_report
 from qcfql_ros.contract.named_vector import Outcome
+from qcfql_ros.training.wilson import wilson_interval
 
 
 def outcome(tick, *, episode=0, success=False, ended=False, reward=-1.0):
