@@ -18,6 +18,9 @@ from qcfql_ros.contract.load import load_contract
 from qcfql_ros.errors import ParameterError, QcfqlError
 from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, check_arguments, run_folder
 
+# launch's own 5 s are too short for the learner: it closes the bag and keeps a checkpoint.
+ORDERLY_END_S = '30'
+
 
 def declare(parameter):
     """Return the launch argument of a setting."""
@@ -81,6 +84,8 @@ def start(context):
             parameters=[shared | parameters],
             output='screen',
             emulate_tty=True,
+            sigterm_timeout=ORDERLY_END_S,
+            sigkill_timeout=ORDERLY_END_S,
             on_exit=on_exit(f'{name}_node', ends_all),
         )
 
