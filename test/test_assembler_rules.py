@@ -363,3 +363,15 @@ def test_an_orientation_that_is_no_rotation_is_counted_only_if_it_is_read():
     counters = {}
     assemble(ticks, counters)
     assert 'bad_message' not in counters
+
+
+def test_a_namespace_moves_every_topic():
+    ticks = Ticks()
+    ticks.run(S0, 3, truncated=True)
+    assembler = Assembler(CONTRACT, 'arm1')
+    for topic, now, data in ticks.log:
+        assert not assembler.push(topic, now, data), 'another robot'
+    events = []
+    for topic, now, data in ticks.log:
+        events += assembler.push(f'/arm1{topic}', now + ticks.now_ns, data)
+    assert short(events) == ['0', '1', '2', '~timeout']

@@ -44,6 +44,7 @@ from qcfql_ros.parameters import LEARNER_NODE
 from qcfql_ros.training.link import TrainerLink
 
 PUMP_S = 0.02
+SETTLE_S = 0.3
 RECORDING_TICKS = 256
 QUEUE = 1000  # a stalled disk or a busy core must not cost messages
 TRAINER_STOP_S = 20.0
@@ -79,7 +80,7 @@ class LearnerNode(Node):
         self._assembler = Assembler(contract, namespace)
         self._feed: TrainerFeed | None = None
         self._recording_failed = ''
-        self._session = (absolute(CHUNK_TOPIC, namespace), session_topic(namespace))
+        self._chunk = absolute(CHUNK_TOPIC, namespace)
 
         self._shelf = PolicyShelf(
             self._run_dir / 'policies',
@@ -96,10 +97,12 @@ class LearnerNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
 
         mark = session_mark(contract.name, contract.hash, time.time_ns())
-        self._on_message(self._session[1], mark, {})
+        self._on_message(session_topic(namespace), mark, {})
         types = contract.recorded_topics(namespace)
-        self._subscriptions_kept = [
-            self.create_subscription(
+        self._publisher_counts: list[int] = []
+        self._counted_s = 0.0
+        self._subscribed = {
+            topic: self.create_subscription(
                 message_class(types[topic]),
                 topic,
                 _with_info(partial(self._on_message, topic)),
@@ -107,7 +110,7 @@ class LearnerNode(Node):
                 raw=True,
             )
             for topic, profile in profiles.items()
-        ]
+        }
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(PUMP_S, self._pump, clock=steady)
         self.create_timer(1.0, self._diagnose, clock=steady)
@@ -163,7 +166,7 @@ class LearnerNode(Node):
         events = self._assembler.push(topic, receive_ns, data)
         if events:
             self._take(events)
-        if topic == self._session[0] and self._assembler.last_chunk is not None:
+        if topic == self._chunk and self._assembler.last_chunk is not None:
             self._shelf.drove(self._assembler.last_chunk.digest)
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -200,9 +203,22 @@ class LearnerNode(Node):
             credits = self._feed.credits(
                 self._assembler.last_tick, self._set.utd_ratio, self._set.warmup_steps
             )
+        if not self._matched():
+            credits = self._assembler.last_tick
         if credits != self._credits_sent:
             self._credits_sent = credits
             self._credits.publish(UInt64(data=credits))
+
+    def _matched(self) -> bool:
+        """Whether everything that a tick consists of would be recorded.
+
+        Our seeing a publisher is not yet its seeing us; that takes about as long again.
+        """
+        counts = [s.get_publisher_count() for t, s in self._subscribed.items() if t != self._chunk]
+        if counts != self._publisher_counts:
+            self._publisher_counts = counts
+            self._counted_s = time.monotonic()
+        return all(counts) and time.monotonic() > self._counted_s + SETTLE_S
 
     def _publish_policy(self, message: dict) -> None:
         try:
