@@ -40,7 +40,9 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         self.members = members
-        self.bfloat16 = False  # matrix products in bfloat16; weights stay as they are
+        # Matrix products of the hidden layers in bfloat16; the last one in full, for a Q value
+        # of -100 would be rounded to halves.
+        self.bfloat16 = False
         lead = () if members is None else (members,)
         self.kernels = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -78,7 +80,7 @@ class Perceptron(nn.Module):
                 # optimizer between the forward and the backward of the policy loss, which
                 # changes the weights in place.
                 weights = [weight.detach().clone() for weight in weights]
-            if self.bfloat16:
+            if self.bfloat16 and index < len(self.kernels) - 1:
                 weights[0] = weights[0].bfloat16()
             prepared.append(tuple(weights))
         return prepared
@@ -89,8 +91,8 @@ class Perceptron(nn.Module):
         if self.members is not None:
             hidden = inputs.unsqueeze(0).expand(self.members, -1, -1)
         for index, (kernel, bias, *norm) in enumerate(layers):
-            if self.bfloat16:
-                hidden = torch.matmul(hidden.bfloat16(), kernel).float() + bias
+            if kernel.dtype == torch.bfloat16:
+                hidden = torch.matmul(hidden.bfloat16(), kernel).float().add_(bias)
             elif self.members is None:
                 hidden = torch.addmm(bias, hidden, kernel)
             else:

@@ -106,9 +106,7 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         with torch.no_grad():
-            torch._foreach_lerp_(
-                self._target, self._online, self.config.critic_target_update_tau
-            )
+            torch._foreach_lerp_(self._target, self._online, self.config.critic_target_update_tau)
         self.optimizer.step()
         self.count += 1
         return info

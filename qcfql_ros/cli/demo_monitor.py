@@ -55,6 +55,11 @@ class DemoMonitor:
         while (left := until - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
+    def listen_raw(self, topic: str, kind: type, handle: Callable[[bytes], None]) -> None:
+        """Hand every message of `topic`, as it was on the wire, to `handle`."""
+        reliable = QoSProfile(depth=OUTCOME_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        self._node.create_subscription(kind, topic, handle, reliable, raw=True)
+
     def number(self, status: str, key: str) -> float | None:
         """Return a diagnostic value as a number; None while there is none."""
         try:

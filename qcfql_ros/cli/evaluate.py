@@ -3,7 +3,7 @@
 
 Starts the simulated robot and the policy node, counts episodes and states the success rate with
 its 95 % Wilson interval. In lockstep the same seed gives the same episodes, message by message:
-`outcomes_sha256` says so. With --wall the robot runs at its real rate.
+`ticks_sha256`, over the stamp, the outcome and the executed action of every tick, says so. With --wall the robot runs at its real rate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from qcfql_ros.cli.session import node_command, ros_session
 from qcfql_ros.cli.shipped_models import find_model
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.named_vector import Outcome, outcome_fields
+from qcfql_ros.contract.topics import STEP_TOPIC
+from qcfql_ros.data.cdr import peek_stamp_ns
 from qcfql_ros.errors import ParameterError, RobotError
 from qcfql_ros.training.wilson import wilson_interval
 
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         'mean_episode_ticks': ticks / len(episodes),
         'ticks_per_s': ticks / seconds,
         'seconds': seconds,
-        'outcomes_sha256': digest,
+        'ticks_sha256': digest,
     }
     write_report(arguments.json, report)
     print(
@@ -96,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         f'(95 % Wilson interval {100 * low:.1f} to {100 * high:.1f}), {report["pacing"]}, seed '
         f'{arguments.seed}\nmean length {report["mean_episode_ticks"]:.1f} ticks, '
         f'{report["ticks_per_s"]:.0f} ticks/s with start-up, policy {policy.digest[:12]}\n'
-        f'outcomes sha256 {digest}'
+        f'ticks sha256 {digest}'
     )
     return 0
 
@@ -111,18 +113,19 @@ def _folder(wanted: Path | None) -> Iterator[Path]:
 
 
 def _watch(processes: Processes, outcome_topic: str, wanted: int) -> tuple[list[Episode], str]:
-    """Wait for `wanted` episodes; return them and the digest of all their outcomes."""
+    """Wait for `wanted` episodes; return them and the digest of every outcome and action."""
+    from sensor_msgs.msg import JointState
+
     from qcfql_ros.cli.demo_monitor import DemoMonitor
 
-    digest = hashlib.sha256()
+    outcomes: list[Outcome] = []
+    steps: dict[int, bytes] = {}
 
-    def listen(outcome: Outcome) -> None:
-        if len(monitor.practice.episodes) < wanted:
-            values = outcome_fields(outcome)[1]
-            # Wall stamps differ from run to run; everything else of a tick is hashed.
-            digest.update(struct.pack(f'<{len(values)}d', *values))
+    def hear_step(data: bytes) -> None:
+        steps[peek_stamp_ns(data) or 0] = data
 
-    with DemoMonitor(outcome_topic, listen) as monitor:
+    with DemoMonitor(outcome_topic, outcomes.append) as monitor:
+        monitor.listen_raw(STEP_TOPIC, JointState, hear_step)
         said = 0
         heard_s, ticks = time.monotonic(), 0
         while len(monitor.practice.episodes) < wanted:
@@ -139,7 +142,18 @@ def _watch(processes: Processes, outcome_topic: str, wanted: int) -> tuple[list[
                     f'the robot was silent for {SILENCE_LIMIT_S:.0f} s after {ticks} ticks; the '
                     f'logs in {processes.log_folder} say why (keep them with --logs)'
                 )
-        return monitor.practice.episodes[:wanted], digest.hexdigest()
+        episodes = monitor.practice.episodes[:wanted]
+    return episodes, _digest(outcomes[: sum(episode.ticks for episode in episodes)], steps)
+
+
+def _digest(outcomes: Sequence[Outcome], steps: Mapping[int, bytes]) -> str:
+    """Return the SHA-256 over stamp, outcome and step message of each tick, in order."""
+    digest = hashlib.sha256()
+    for outcome in outcomes:
+        values = outcome_fields(outcome)[1]
+        digest.update(struct.pack(f'<q{len(values)}d', outcome.stamp_ns, *values))
+        digest.update(steps.get(outcome.stamp_ns, b'no step'))
+    return digest.hexdigest()
 
 
 def _share(practice: Any) -> str:

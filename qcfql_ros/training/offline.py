@@ -82,9 +82,7 @@ def pretrain(
                 f'distillation {means["loss_distillation"]:.3g}, q {means["q_mean"]:.3g}'
             )
         last = count == schedule.updates
-        if evaluate and schedule.evaluate_every and (
-            count % schedule.evaluate_every == 0 or last
-        ):
+        if evaluate and schedule.evaluate_every and (count % schedule.evaluate_every == 0 or last):
             _evaluate(state, schedule, output_dir, evaluate, evaluations, say)
         if count % schedule.save_every == 0 or last:
             state.save(output_dir / 'last.safetensors')

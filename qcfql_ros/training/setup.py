@@ -85,9 +85,7 @@ def online_training(arguments: argparse.Namespace, contract: Contract) -> Online
     if arguments.distillation_weight is not None:
         state.update.distillation_weight = arguments.distillation_weight
     config = state.update.config
-    demonstrations = load_demonstrations(
-        arguments.demos, contract, config, arguments.capacity
-    )
+    demonstrations = load_demonstrations(arguments.demos, contract, config, arguments.capacity)
     buffers = Buffers(
         empty_replay(config, arguments.capacity),
         demonstrations,
