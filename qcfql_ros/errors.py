@@ -3,7 +3,7 @@
 
 ::
 
-    QcfqlError                      base; a command-line verb or a node at start exits with status 2
+    QcfqlError                      base; a verb, or a node at start, exits with status 2
     ├── ContractError               the contract file, or what is asked of it
     ├── ModelError                  a policy file, or a policy that does not fit the contract
     ├── CheckpointError             a training state that cannot be read or does not fit

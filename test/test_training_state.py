@@ -57,7 +57,7 @@ def test_a_state_cut_short_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / 'state.safetensors'
     TrainingState.start(CONFIG, 'c', 'h').save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match='state.safetensors'):
+    with pytest.raises(CheckpointError, match=r'state\.safetensors'):
         TrainingState.load(path)
 
 

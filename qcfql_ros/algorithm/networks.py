@@ -8,6 +8,7 @@ ensemble member, biases at zero, output layers too (reference: utils/networks.py
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -42,13 +43,13 @@ class Perceptron(nn.Module):
         self.members = members
         # Matrix products of the hidden layers in bfloat16; the last one in full, for a Q value
         # of -100 would be rounded to halves.
-        self.bfloat16 = False
+        self.bfloat16_products = False
         lead = () if members is None else (members,)
         self.kernels = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.norm_scales = nn.ParameterList()
         self.norm_biases = nn.ParameterList()
-        for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             bound = math.sqrt(6.0 / (fan_in + fan_out))
             uniform = torch.rand((*lead, fan_in, fan_out), generator=generator)
             self.kernels.append(nn.Parameter((uniform * 2.0 - 1.0) * bound))
@@ -80,7 +81,7 @@ class Perceptron(nn.Module):
                 # optimizer between the forward and the backward of the policy loss, which
                 # changes the weights in place.
                 weights = [weight.detach().clone() for weight in weights]
-            if self.bfloat16 and index < len(self.kernels) - 1:
+            if self.bfloat16_products and index < len(self.kernels) - 1:
                 weights[0] = weights[0].bfloat16()
             prepared.append(tuple(weights))
         return prepared
@@ -140,7 +141,7 @@ class FlowMatchingBehaviorPolicy(nn.Module):
     def sample(
         self, state: Tensor, num_steps: int | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """Return chunks (batch, chunk, action_dim) in [-1, 1]: Euler from noise, clipped at the end.
+        """Return chunks in [-1, 1], (batch, chunk, action_dim): Euler, clipped once at the end.
 
         Args:
             state: (batch, state_dim).

@@ -65,7 +65,7 @@ class Update:
         self.networks = Networks(config, seed).to(self.device)
         for module in self.networks.modules():
             if isinstance(module, Perceptron):
-                module.bfloat16 = bfloat16
+                module.bfloat16_products = bfloat16
         self.trained = [p for p in self.networks.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             self.trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True
@@ -73,8 +73,8 @@ class Update:
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.distillation_weight = config.distillation_weight
         self.count = 0
-        self._online = list(self.networks.critic.parameters())
-        self._target = list(self.networks.target_critic.parameters())
+        self._online: list[Tensor] = list(self.networks.critic.parameters())
+        self._target: list[Tensor] = list(self.networks.target_critic.parameters())
 
     def losses(self, batch: Batch, noise: Noise) -> tuple[Tensor, Info]:
         """Return the sum of the three losses and their parts; no state is changed."""

@@ -3,7 +3,8 @@
 
 Starts the simulated robot and the policy node, counts episodes and states the success rate with
 its 95 % Wilson interval. In lockstep the same seed gives the same episodes, message by message:
-`ticks_sha256`, over the stamp, the outcome and the executed action of every tick, says so. With --wall the robot runs at its real rate.
+`ticks_sha256`, over the stamp, the outcome and the executed action of every tick, says so. With
+--wall the robot runs at its real rate.
 """
 
 from __future__ import annotations
