@@ -114,16 +114,17 @@ class LockstepDriver:
                 return
 
     def check(self) -> str:
-        """Return what is being waited for; call it about once a second.
+        """Return what is being waited for, '' while ticks go on; call it about once a second.
 
         An outcome that did not come between two calls, while later sensor messages did, is given
         up: the robot began a new episode without executing that tick.
         """
-        lost = self._awaiting is not None and self._complete() is not None
-        if lost and self._ticks_at_check == self._counters.ticks:
+        ticks, self._ticks_at_check = self._ticks_at_check, self._counters.ticks
+        if ticks != self._counters.ticks:
+            return ''
+        if self._awaiting is not None and self._complete() is not None:
             self._give_up()
         self.advance()
-        self._ticks_at_check = self._counters.ticks
         if self._awaiting is not None:
             return f'the outcome of the tick at {self._awaiting} ns'
         if not self._sets:

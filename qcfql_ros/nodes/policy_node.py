@@ -236,7 +236,7 @@ class PolicyNode(LifecycleNode):
         if reason:
             return WARN, reason
         if waiting:
-            return WARN, f'waiting for {waiting}'
+            return WARN, f'waiting: {waiting}'
         if self._gate.reason and self._gate.reason != self._said:
             return WARN, f'weights refused: {self._gate.reason}'
         if numbers and clipped > CLIPPED_WARNING * numbers:
