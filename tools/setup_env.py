@@ -23,7 +23,7 @@ EXTRAS = {
 WANTED = [(3, 12), (3, 13)]
 NO_PYTHON = """\
 setup: found no Python 3.12 or 3.13, with which the ROS 2 Jazzy wheels work. Looked for python3.12,
-python3.13 and python3 on PATH, for pyenv's versions, and asked uv. Install one, for example
+python3.13 and python3 on PATH, for pyenv's versions, and for uv's. Install one, for example
   apt install python3.12 python3.12-venv     (Ubuntu 24.04 has it)
   pyenv install 3.12
   uv python install 3.12
