@@ -59,7 +59,7 @@ def demo(untrained, run_dir, *more):
 def test_the_demo_runs_learns_and_leaves_nothing_behind(untrained, tmp_path):
     run_dir = tmp_path / 'run'
     before = set(orphans())
-    arguments = ['--minutes', '0.2', '--warmup-steps', '50', '--publish-every-s', '2']
+    arguments = ['--minutes', '0.6', '--warmup-steps', '50', '--publish-every-s', '2']
     done = subprocess.run(
         demo(untrained, run_dir, *arguments, '--json', str(tmp_path / 'report.json')),
         capture_output=True,

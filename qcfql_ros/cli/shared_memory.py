@@ -8,6 +8,7 @@ removes them; SIGKILL does not let it. Nobody else ever does.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -18,27 +19,32 @@ SHM = Path('/dev/shm')
 _NAME = re.compile(r'^(?:sem\.)?((?:fastrtps|fastdds)_.+?)(?:_el|_mutex)?$')
 
 
-def files_in_use() -> set[str]:
-    """Names of the files in /dev/shm that a living process has mapped or open."""
-    used: set[str] = set()
+def files_in_use() -> tuple[set[str], set[str]]:
+    """Names of the files in /dev/shm that living processes have open, and have mapped."""
+    opened: set[str] = set()
+    mapped: set[str] = set()
     prefix = f'{SHM}/'
     for process in Path('/proc').glob('[0-9]*'):
         try:
             for line in (process / 'maps').read_text(errors='replace').splitlines():
                 position = line.find(prefix)
                 if position >= 0:
-                    used.add(line[position + len(prefix) :].removesuffix(' (deleted)'))
+                    mapped.add(line[position + len(prefix) :].removesuffix(' (deleted)'))
             for handle in (process / 'fd').iterdir():
-                target = os.readlink(handle)
-                if target.startswith(prefix):
-                    used.add(target[len(prefix) :].removesuffix(' (deleted)'))
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    target = os.readlink(handle)
+                    if target.startswith(prefix):
+                        opened.add(target[len(prefix) :].removesuffix(' (deleted)'))
         except OSError:  # ended meanwhile, or somebody else's: then so are its files
             continue
-    return used
+    return opened, mapped
 
 
 def orphans(since_s: float = 0.0) -> dict[str, list[Path]]:
-    """Return the files of Fast DDS that no living process uses, by segment.
+    """Return the files of Fast DDS whose maker is gone, by segment.
+
+    The maker keeps the lock file open. That others have a segment mapped does not count: peers of
+    a killed process do for a while, and do not mind its removal.
 
     Args:
         since_s: leave alone what was last written before this time (seconds since the epoch).
@@ -51,8 +57,14 @@ def orphans(since_s: float = 0.0) -> dict[str, list[Path]]:
                 groups[match[1]].append(path)
         except FileNotFoundError:
             continue
-    used = {match[1] for name in files_in_use() if (match := _NAME.match(name))}
-    return {segment: paths for segment, paths in groups.items() if segment not in used}
+    opened, mapped = files_in_use()
+
+    def is_used(paths: list[Path]) -> bool:
+        names = {path.name for path in paths}
+        locks = {name for name in names if name.endswith('_el')}
+        return bool(locks & opened if locks else names & (opened | mapped))
+
+    return {segment: paths for segment, paths in groups.items() if not is_used(paths)}
 
 
 def remove_orphans(since_s: float = 0.0) -> list[str]:
