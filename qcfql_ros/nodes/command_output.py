@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 
+from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
@@ -16,6 +18,7 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import JOINT_STATE, JOINT_TRAJECTORY
 from qcfql_ros.nodes.qos import RECORD_QOS, command_qos
 
+LAST_WORDS_S = 0.5
 # Each event handler costs every spin of the executor.
 QUIET = PublisherEventCallbacks(use_default_callbacks=False)
 
@@ -66,6 +69,14 @@ class CommandOutput:
         self._chunk.publish(chunk_message(record, self._contract))
 
     def close(self) -> None:
-        """Take the publishers away."""
+        """Take the publishers away, once everybody has got what was sent, or after 0.5 s.
+
+        A writer that is destroyed takes with it what its readers have not acknowledged: the safe
+        command, sent a moment ago, would be lost.
+        """
+        deadline = time.monotonic() + LAST_WORDS_S
+        for publisher in (*self._commands.values(), self._step):
+            left = max(0.0, deadline - time.monotonic())
+            publisher.wait_for_all_acked(Duration(seconds=left))
         for publisher in (*self._commands.values(), self._step, self._chunk):
             self._node.destroy_publisher(publisher)
