@@ -132,7 +132,7 @@ class Scene:
         rclpy.init(args=arguments)
         self.stop = Stop()
         self.executor = SingleThreadedExecutor()
-        self.policy = None
+        self.policy = self.robot = None
         try:
             self.policy = PolicyNode(self.stop)
             self.robot = ScriptedRobot(episode_ticks)
@@ -181,6 +181,10 @@ class Scene:
         if self.policy is not None:
             self.policy.close()
         self.executor.shutdown()
+        # The weights of one test are latched: they must not reach the next one.
+        for node in (self.policy, self.robot):
+            if node is not None:
+                node.destroy_node()
         rclpy.try_shutdown()
 
 
