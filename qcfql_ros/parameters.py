@@ -51,9 +51,10 @@ class Parameter:
         """Return `value` as this parameter's type; raise ParameterError saying what is wrong."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not self.type:
+        kind: type = type(value)  # kept apart: `type(value) is not ...` would narrow it to object
+        if kind is not self.type:
             raise ParameterError(
-                f'parameter {self.name} is {value!r} ({type(value).__name__}); '
+                f'parameter {self.name} is {value!r} ({kind.__name__}); '
                 f'wanted {TYPE_WORDS[self.type]}'
             )
         if self.choices and value not in self.choices:

@@ -17,7 +17,8 @@ from qcfql_ros.nodes.trainer_feed import SLACK_TICKS, UNLIMITED, TrainerFeed
 class FakeLink:
     def __init__(self) -> None:
         self.alive, self.pending_bytes = True, 0
-        self.received, self.messages = [], []
+        self.received = []
+        self.messages = [{'kind': 'status', 'updates': 0}]  # a trainer that has loaded says so
         self.closed = None
 
     def send_events(self, events) -> None:
@@ -108,7 +109,7 @@ def test_trainers_that_die_at_once_are_replaced_ever_more_slowly():
         bench.now = tenth / 10
         if len(bench.links) > len(starts):
             starts.append(bench.now)
-        bench.link.alive = False
+        bench.link.alive, bench.link.messages = False, []
         bench.pump(1)
     gaps = np.diff(starts)
     assert len(starts) < 8 and all(gaps[1:] > gaps[:-1])
@@ -145,6 +146,16 @@ def test_credits_hold_the_update_to_data_ratio():
     assert credits(bench) == 100 + 1000 + 40 + SLACK_TICKS - 90
     bench.add(*steps(*range(5000)))
     assert credits(bench) == 100, 'steps that are queued count'
+
+
+def test_no_credits_before_the_trainer_has_loaded():
+    bench = Bench()
+    bench.link.messages = []
+    bench.pump()
+    assert credits(bench) == 100
+    bench.link.messages = [{'kind': 'status', 'updates': 0}]
+    bench.pump()
+    assert credits(bench) == 100 + 1000 + SLACK_TICKS
 
 
 def test_no_credits_are_asked_for_when_learning_is_over():

@@ -10,6 +10,7 @@ from typing import Any
 from qcfql_ros.errors import ParameterError, nearest
 
 AGGREGATIONS = ('min', 'mean', 'mean_minus_std')
+BEHAVIOR_WEIGHTINGS = ('uniform', 'success')
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class AlgorithmConfig:
         critic_layer_norm: LayerNorm after each hidden activation of the critics.
         normalize_q_loss: scale the Q term of the policy loss by 1 / mean|Q|.
         terminal_windows: learn from windows that hold a termination before their last step.
+        behavior_weighting: whom the behaviour policy imitates: uniform, everything recorded;
+            success, what led to a success. Demonstrations always count.
         learning_rate: Adam, all networks.
         batch_size: windows in one update.
     """
@@ -54,6 +57,7 @@ class AlgorithmConfig:
     critic_layer_norm: bool = True
     normalize_q_loss: bool = False
     terminal_windows: bool = True
+    behavior_weighting: str = 'uniform'
     learning_rate: float = 3e-4
     batch_size: int = 256
 
@@ -63,6 +67,8 @@ class AlgorithmConfig:
             self._require(name, getattr(self, name) >= 1, 'at least 1')
         self._require('hidden_dims', all(n >= 1 for n in self.hidden_dims), 'sizes of at least 1')
         self._require('critic_aggregation', self.critic_aggregation in AGGREGATIONS, AGGREGATIONS)
+        weighting = self.behavior_weighting
+        self._require('behavior_weighting', weighting in BEHAVIOR_WEIGHTINGS, BEHAVIOR_WEIGHTINGS)
         self._require('discount', 0.0 <= self.discount <= 1.0, 'in [0, 1]')
         tau = self.critic_target_update_tau
         self._require('critic_target_update_tau', 0.0 < tau <= 1.0, 'in (0, 1]')

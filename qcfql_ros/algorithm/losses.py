@@ -36,7 +36,8 @@ class Batch:
         state: (batch, state_dim) float32.
         chunk: (batch, chunk, action_dim) float32 in [-1, 1]; the tail behind a termination is
             filled as `tail_unknown` says.
-        valid: (batch, chunk) float32, 1 where the action was recorded, 0 where the tail is filled.
+        valid: (batch, chunk) float32, 1 where behaviour is learned from: not where a tail is
+            filled, nor where `behavior_weighting` leaves a failure out.
         tail_unknown: (batch, chunk) bool, where nothing was recorded or planned: filled from the
             behaviour flow at each use.
         reward: (batch,) float32, discounted sum inside the window.

@@ -3,7 +3,7 @@
 
 One row is one step; the observation after the last step of a segment is a row of its own, so no
 observation is stored twice: the next observation of a row is the next row's. A row takes
-``4 (state_dim + action_dim) + 15`` bytes, and 8 more for each legal start.
+``4 (state_dim + action_dim) + 16`` bytes, and 8 more for each legal start.
 
 ::
 
@@ -34,6 +34,7 @@ class Replay:
         chunk: steps in a window [h].
         discount: per step.
         terminal_windows: False drops the windows that the segment's end cuts short.
+        imitate_success_only: behaviour is learned from segments with a success, once they ended.
     """
 
     def __init__(
@@ -44,24 +45,28 @@ class Replay:
         chunk: int,
         discount: float,
         terminal_windows: bool = True,
+        imitate_success_only: bool = False,
     ) -> None:
         if capacity <= chunk + 1:
             raise ParameterError(f'replay capacity: got {capacity}, wanted above {chunk + 1}')
         self.capacity = capacity
         self.chunk = chunk
         self.terminal_windows = terminal_windows
+        self.imitate_success_only = imitate_success_only
         self.observations = np.zeros((capacity, state_dim), np.float32)
         self.actions = np.zeros((capacity, action_dim), np.float32)
         self.rewards = np.zeros(capacity, np.float32)
         self.terminated = np.zeros(capacity, bool)
         self.is_step = np.zeros(capacity, bool)
         self.segments = np.full(capacity, -1, np.int64)
+        self.imitated = np.ones(capacity, bool)  # behaviour is learned from these rows
         self.discounts = discount ** np.arange(chunk, dtype=np.float64)
         self.final_discount = float(discount**chunk)
         self.rows = 0  # rows ever appended; row i lives at i % capacity
         self.steps = 0  # steps ever appended
         self.segment = 0  # number of the segment being written
         self._segment_start = 0  # first row of that segment
+        self._segment_success = False
         self._starts = np.zeros(1024, np.int64)  # legal starts, ascending
         self._head = 0
         self._tail = 0
@@ -90,6 +95,8 @@ class Replay:
         self.actions[place] = step.action
         self.rewards[place] = step.reward
         self.terminated[place] = step.terminated
+        self.imitated[place] = not self.imitate_success_only
+        self._segment_success |= step.success
         self.steps += 1
         if step.planned is not None:
             self._last_plan = (row, step.planned)
@@ -113,7 +120,9 @@ class Replay:
                     self._add_start(start)
                 if self._last_plan is not None and self._last_plan[0] >= first:
                     self._planned[self._last_plan[0]] = self._last_plan[1]
-        self._last_plan = None
+        if self._segment_success:
+            self.imitated[np.arange(self._segment_start, final) % self.capacity] = True
+        self._last_plan, self._segment_success = None, False
         self.segment += 1
         self._segment_start = self.rows
 
@@ -182,7 +191,7 @@ class Replay:
         return Batch(
             state=torch.from_numpy(self.observations[places[:, 0]]),
             chunk=torch.from_numpy(chunk),
-            valid=torch.from_numpy(recorded.astype(np.float32)),
+            valid=torch.from_numpy((recorded & self.imitated[places]).astype(np.float32)),
             tail_unknown=torch.from_numpy(unknown),
             reward=torch.from_numpy(rewards.astype(np.float32)),
             bootstrap=torch.from_numpy(bootstrap.astype(np.float32)),

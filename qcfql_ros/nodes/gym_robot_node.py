@@ -179,10 +179,14 @@ class GymRobotNode(Node):
         elif not self._said_waiting and time.monotonic() - self._waiting_since > LONG_WAIT_S:
             self._said_waiting = True
             text = f'waiting for {what} since {LONG_WAIT_S:g} s'
-            if self._matched:
-                self.get_logger().error(text)
-            else:  # a policy may take its time to start
+            if not self._matched:  # a policy may take its time to start
                 self.get_logger().warning(text)
+            elif (
+                self._lockstep and self._pacing.waiting_for_credits
+            ):  # learning sets the pace, as it should
+                self.get_logger().info(text)
+            else:
+                self.get_logger().error(text)
 
     def _say_finished(self) -> None:
         if not self._said_finished:

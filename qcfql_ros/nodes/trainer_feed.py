@@ -83,8 +83,8 @@ class TrainerFeed:
 
     @property
     def loading(self) -> bool:
-        """Whether the trainer is still being given the past."""
-        return self._history is not None or self._restart_at is not None
+        """Whether the trainer still starts, or is still being given the past."""
+        return self._history is not None or self._restart_at is not None or not self.status
 
     def add(self, events: Sequence[Event]) -> None:
         """Queue what the assembler made."""

@@ -104,6 +104,7 @@ class TrainingState:
             save_file(tensors, temporary, {'qcfql_state': json.dumps(about)})
             with open(temporary, 'rb') as written:
                 os.fsync(written.fileno())
+            temporary.chmod(0o644)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

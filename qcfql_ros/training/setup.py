@@ -29,8 +29,8 @@ def load_state(path: Path, contract: Contract, device: str = 'cpu') -> TrainingS
     return state
 
 
-def empty_replay(config: AlgorithmConfig, capacity: int) -> Replay:
-    """Return a replay for windows of `config`."""
+def empty_replay(config: AlgorithmConfig, capacity: int, demonstrations: bool = False) -> Replay:
+    """Return a replay for windows of `config`; demonstrations are imitated without exception."""
     return Replay(
         capacity,
         config.state_dim,
@@ -38,6 +38,7 @@ def empty_replay(config: AlgorithmConfig, capacity: int) -> Replay:
         config.action_chunk_size,
         config.discount,
         config.terminal_windows,
+        config.behavior_weighting == 'success' and not demonstrations,
     )
 
 
@@ -60,7 +61,7 @@ def load_demonstrations(
         return None
     from qcfql_ros.data.dataset import load_dataset
 
-    replay = empty_replay(config, capacity)
+    replay = empty_replay(config, capacity, demonstrations=True)
     fill(replay, load_dataset(paths, contract), ', '.join(str(path) for path in paths))
     return replay
 
