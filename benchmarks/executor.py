@@ -6,8 +6,8 @@
 
 lateness: begin of tick i after t0 + i * period. drift: lateness of the last tick less that of the
 first, which a relative sleep piles up. ticks: how many of those due were run. `--load N` keeps N
-other processes busy meanwhile. The relative sleep is the loop that LeRobot's record and rollout
-scripts use: sleep for what is left of the period after the work.
+other processes busy meanwhile. The relative sleep is what the loops of LeRobot 0.6 do on Linux
+(rollout/strategies, `precise_sleep`): sleep for what is left of the period after the work.
 """
 
 from __future__ import annotations
