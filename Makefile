@@ -9,7 +9,8 @@ WALL ?=
 PYTEST_ARGS ?=
 
 # A ROS installation that is sourced in this shell would be mixed with the wheels of .venv.
-unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE RMW_IMPLEMENTATION
+# PYTHONDONTWRITEBYTECODE would have every process compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE RMW_IMPLEMENTATION
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
