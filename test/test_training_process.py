@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer process at the end of its socket."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from practice_data import random_events
 
+from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract import load_contract
 from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
@@ -97,3 +100,18 @@ def test_a_missing_state_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert 'none.safetensors: no such training state' in message['text']
     assert link.process.wait(20) == 2
     link.close()
+
+
+def test_a_state_of_another_contract_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / 'state.safetensors'
+    TrainingState.start(AlgorithmConfig(3, 2, hidden_dims=(8,)), 'other', 'f' * 64).save(state)
+    settings = {'contract': 'point_reach', 'run_dir': tmp_path / 'run', 'model': state}
+    options = [word for k, v in settings.items() for word in ('-p', f'{k}:={v}')]
+    command = [sys.executable, '-m', 'qcfql_ros.nodes.learner_node', '--ros-args', *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count('\n') == 1
+    assert "made for contract 'other' ffffffffffff" in done.stderr
+    assert not (tmp_path / 'run').exists()

@@ -33,7 +33,7 @@ from qcfql_ros.data.dataset import check_contract, load_dataset
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_mark, session_topic
 from qcfql_ros.data.step_log import StepLog
-from qcfql_ros.errors import BagError, ModelError, ParameterError, QcfqlError
+from qcfql_ros.errors import BagError, ParameterError, QcfqlError
 from qcfql_ros.nodes.policy_shelf import PolicyShelf
 from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.qos import CREDITS_QOS, RECORD_QOS, command_qos, sensor_qos
@@ -42,6 +42,7 @@ from qcfql_ros.nodes.trainer_feed import UNLIMITED, Event, TrainerFeed
 from qcfql_ros.nodes.weights import WEIGHTS_QOS, split
 from qcfql_ros.parameters import LEARNER_NODE
 from qcfql_ros.training.link import TrainerLink
+from qcfql_ros.training.state_header import check_state_contract, read_state_header
 
 PUMP_S = 0.02
 SETTLE_S = 0.3
@@ -138,8 +139,8 @@ class LearnerNode(Node):
         if not settings.learn:
             return
         self._contract.require_no_images_for_training()
-        if settings.model and not Path(settings.model).is_file():
-            raise ModelError(f'model {settings.model!r}: no such file')
+        if settings.model:
+            check_state_contract(settings.model, read_state_header(settings.model), self._contract)
         if settings.demos:
             check_contract(Path(settings.demos), self._contract)
 

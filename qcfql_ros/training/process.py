@@ -109,8 +109,7 @@ def main() -> int:
     try:
         trainer = Trainer(channel, prepare(arguments))
     except QcfqlError as error:
-        channel.sendall(pack({'kind': 'error', 'text': str(error)}))
-        print(f'trainer: {error}', file=sys.stderr)
+        channel.sendall(pack({'kind': 'error', 'text': str(error)}))  # learner_node says it
         return 2
     signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, 'running', False))
     trainer.run()

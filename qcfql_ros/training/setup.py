@@ -11,22 +11,17 @@ from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.contract import Contract
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.steps import SegmentEnd, Step
-from qcfql_ros.errors import BagError, CheckpointError
+from qcfql_ros.errors import BagError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.online import OnlineTraining, Pace
+from qcfql_ros.training.state_header import check_state_contract, read_state_header
 
 
 def load_state(path: Path, contract: Contract, device: str = 'cpu') -> TrainingState:
     """Read a training state made for `contract`; raises CheckpointError otherwise."""
-    state = TrainingState.load(path, device)
-    if state.contract_hash != contract.hash:
-        raise CheckpointError(
-            f'{path}: made for contract {state.contract_name!r} {state.contract_hash[:12]}, but '
-            f'this run uses {contract.name!r} {contract.hash[:12]}; give the state of this '
-            'contract, or train one'
-        )
-    return state
+    check_state_contract(path, read_state_header(path), contract)
+    return TrainingState.load(path, device)
 
 
 def empty_replay(config: AlgorithmConfig, capacity: int, demonstrations: bool = False) -> Replay:
