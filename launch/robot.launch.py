@@ -73,7 +73,14 @@ def start(context):
         'use_sim_time': values['use_sim_time'],
     }
     policy = {'model': str(model.policy.absolute()), 'device': values['device'], 'autostart': True}
-    learner = {'model': str(state and state.absolute()), 'learn': values['learn']}
+    demos = values['demos'] or (model.demonstrations and model.demonstrations.absolute())
+    learner = {
+        'model': str(state and state.absolute()),
+        'learn': values['learn'],
+        'demos': str(demos or ''),
+        'demo_fraction': values['demo_fraction'],
+        'behavior_weighting': values['behavior_weighting'],
+    }
 
     def node(name, parameters, ends_all):
         return Node(

@@ -127,7 +127,24 @@ LEARNER_NODE = (
     ),
     Parameter('learn', bool, True, 'Train while recording; false only records.'),
     Parameter('model', str, '', 'Policy or training state to go on from.'),
-    Parameter('demos', str, '', 'Recorded bag mixed into the buffer; empty for none.'),
+    Parameter(
+        'demos', str, '', 'Recorded bag mixed into the buffer, several with : between; or none.'
+    ),
+    Parameter(
+        'demo_fraction',
+        float,
+        0.5,
+        'Share of each batch drawn from the demonstrations; -1 draws uniformly over all steps.',
+        low=-1.0,
+        high=1.0,
+    ),
+    Parameter(
+        'behavior_weighting',
+        str,
+        'uniform',
+        'Which practice the behaviour policy imitates: uniform, all; success, what succeeded.',
+        choices=('uniform', 'success'),
+    ),
     Parameter(
         'utd_ratio',
         float,

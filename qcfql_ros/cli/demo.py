@@ -47,7 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MODEL,
         help=f'shipped model, folder or policy file ({MODEL})',
     )
-    parser.add_argument('--demos', default='', metavar='BAG', help='recording to mix in')
+    parser.add_argument(
+        '--demos', metavar='BAG', help="recording to mix in (the model's own); '' for none"
+    )
+    parser.add_argument(
+        '--demo-fraction', type=float, default=0.5, help='share of it in each batch'
+    )
+    parser.add_argument(
+        '--behavior-weighting',
+        choices=('uniform', 'success'),
+        default='success',
+        help='which practice the behaviour policy imitates',
+    )
     parser.add_argument('--run-dir', type=Path, help='where to keep the run (runs/<time>)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
@@ -139,7 +150,9 @@ def start_nodes(
         'run_dir': run_folder,
         'learn': True,
         'model': str(model.require_state().absolute()),
-        'demos': arguments.demos,
+        'demos': str(model.demonstrations or '') if arguments.demos is None else arguments.demos,
+        'demo_fraction': arguments.demo_fraction,
+        'behavior_weighting': arguments.behavior_weighting,
         'utd_ratio': arguments.utd_ratio,
         'warmup_steps': arguments.warmup_steps,
         'publish_every_s': arguments.publish_every_s,

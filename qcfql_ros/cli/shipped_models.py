@@ -22,12 +22,18 @@ STATES = {
 class ModelFiles:
     """A policy and, if it is there, the training state to go on from.
 
-    A shipped model is a folder: ``policy.safetensors``, ``state.safetensors`` and its card. What
-    `qcfql train` leaves is found too.
+    A shipped model is a folder: ``policy.safetensors``, ``state.safetensors``, its card, and
+    perhaps ``demonstrations``, a bag to mix into practice. What `qcfql train` leaves is found too.
     """
 
     policy: Path
     state: Path | None
+
+    @property
+    def demonstrations(self) -> Path | None:
+        """The bag beside the policy, if there is one."""
+        bag = self.policy.parent / 'demonstrations'
+        return bag if (bag / 'metadata.yaml').is_file() else None
 
     def require_state(self) -> Path:
         """Return the state; raises ModelError if there is none to go on from."""

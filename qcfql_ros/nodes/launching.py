@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from qcfql_ros.errors import ParameterError, nearest
-from qcfql_ros.parameters import CONTRACT, PACING, POLICY_NODE, ROBOT_NODE, SEED, Parameter
+from qcfql_ros.parameters import (
+    CONTRACT,
+    LEARNER_NODE,
+    PACING,
+    POLICY_NODE,
+    ROBOT_NODE,
+    SEED,
+    Parameter,
+)
 
 # What ros2 launch adds to the arguments by itself.
 _OF_ROS2_LAUNCH = ('launch-prefix', 'launch-prefix-filter')
@@ -29,6 +37,11 @@ ROBOT_ARGUMENTS = (
     Parameter('model', str, '', 'Policy file or folder, or the name of a shipped model.'),
     Parameter('namespace', str, '', 'Namespace of every node and topic.'),
     Parameter('learn', bool, True, 'Train while recording; false only records.'),
+    Parameter(
+        'demos', str, '', "Recorded bag mixed into the buffer; empty takes the model's, if any."
+    ),
+    _of(LEARNER_NODE, 'demo_fraction'),
+    _of(LEARNER_NODE, 'behavior_weighting'),
     Parameter('use_sim_time', bool, False, 'Take ROS time from /clock.'),
     Parameter('run_dir', str, '', 'Folder of this run; empty makes runs/<time>.'),
     PACING,

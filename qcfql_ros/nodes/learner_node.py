@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import array
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -141,8 +142,8 @@ class LearnerNode(Node):
         self._contract.require_no_images_for_training()
         if settings.model:
             check_state_contract(settings.model, read_state_header(settings.model), self._contract)
-        if settings.demos:
-            check_contract(Path(settings.demos), self._contract)
+        for bag in _bags(settings.demos):
+            check_contract(Path(bag), self._contract)
 
     def _profiles(self, namespace: str) -> dict[str, QoSProfile]:
         """Return the profile to subscribe with, by absolute topic name."""
@@ -239,13 +240,16 @@ class LearnerNode(Node):
             '--utd-ratio': settings.utd_ratio,
             '--warmup-steps': settings.warmup_steps,
             '--publish-every-s': settings.publish_every_s,
+            '--demo-fraction': settings.demo_fraction,
+            '--behavior-weighting': settings.behavior_weighting,
             '--seed': settings.seed,
         }
         if settings.model:
             arguments['--state'] = settings.model
+        words = [str(text) for pair in arguments.items() for text in pair]
         if settings.demos:
-            arguments['--demos'] = settings.demos
-        return TrainerLink.start([str(text) for pair in arguments.items() for text in pair])
+            words += ['--demos', *_bags(settings.demos)]
+        return TrainerLink.start(words)
 
     def _history(self, live: int) -> Iterator[Event]:
         """Yield the steps of earlier sessions, then the first `live` events of this one."""
@@ -322,6 +326,10 @@ def _with_info(callback):
         callback(data, info)
 
     return on_message
+
+
+def _bags(demos: str) -> list[str]:
+    return [path for path in demos.split(os.pathsep) if path]
 
 
 def _policies_beside(model: str) -> list[Path]:

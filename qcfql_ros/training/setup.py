@@ -80,12 +80,13 @@ def online_training(arguments: argparse.Namespace, contract: Contract) -> Online
         )
     if arguments.distillation_weight is not None:
         state.update.distillation_weight = arguments.distillation_weight
-    config = state.update.config
+    config = state.update.config.with_changes(behavior_weighting=arguments.behavior_weighting)
+    state.update.config = config
     demonstrations = load_demonstrations(arguments.demos, contract, config, arguments.capacity)
     buffers = Buffers(
         empty_replay(config, arguments.capacity),
         demonstrations,
-        arguments.demo_fraction,
+        arguments.demo_fraction if arguments.demo_fraction >= 0.0 else None,
         state.normalizer,
     )
     pace = Pace(
