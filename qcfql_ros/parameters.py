@@ -203,4 +203,12 @@ ROBOT_NODE = (
         low=0,
         high=64,
     ),
+    Parameter(
+        'expected_listeners',
+        int,
+        0,
+        'Further subscribers on the outcome topic to wait for: whoever counts episodes.',
+        low=0,
+        high=64,
+    ),
 )

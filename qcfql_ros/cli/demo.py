@@ -167,6 +167,7 @@ def start_nodes(
         'robot': arguments.robot,
         'wait_for_credits': not arguments.wall,
         'expected_subscribers': 2,  # the policy and the recorder
+        'expected_listeners': 1,  # this process
     }
     processes.start('learner', node_command('learner_node', shared | learner))
     processes.start('policy', node_command('policy_node', shared | policy))
@@ -192,6 +193,7 @@ def _practise(
     with ros_session(run_dir) as processes:
         start_nodes(processes, arguments, model, run_dir)
         with DemoMonitor(contract.outcome.topic) as monitor, make_view() as view:
+            monitor.hear_outcomes()
             try:
                 _watch(processes, monitor, view, 60.0 * arguments.minutes, stop)
             except ProcessError as error:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import JointState
 from qcfql_ros.cli.practice import Practice
 from qcfql_ros.contract.named_vector import Outcome, decode_outcome
 
-OUTCOME_DEPTH = 1000
+OUTCOME_DEPTH = 10_000  # nothing may be lost while this process is busy otherwise
 
 
 class DemoMonitor:
@@ -43,8 +43,7 @@ class DemoMonitor:
         # Signals stay with Python: the demo stops its children in order before it ends.
         rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('demo', context=self._context, use_global_arguments=False)
-        reliable = QoSProfile(depth=OUTCOME_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
-        self._node.create_subscription(JointState, outcome_topic, self._on_outcome, reliable)
+        self._outcome_topic = outcome_topic
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -55,10 +54,22 @@ class DemoMonitor:
         while (left := until - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
-    def listen_raw(self, topic: str, kind: type, handle: Callable[[bytes], None]) -> None:
-        """Hand every message of `topic`, as it was on the wire, to `handle`."""
+    def hear_outcomes(self) -> None:
+        """Listen to outcomes from now on; a robot with `expected_listeners` waits for this."""
         reliable = QoSProfile(depth=OUTCOME_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
-        self._node.create_subscription(kind, topic, handle, reliable, raw=True)
+        self._node.create_subscription(JointState, self._outcome_topic, self._on_outcome, reliable)
+
+    def hear_raw(
+        self, topic: str, kind: type, handle: Callable[[bytes], None]
+    ) -> Callable[[], bool]:
+        """Hand every message of `topic`, as it was on the wire, to `handle`.
+
+        Returns:
+            a function that says whether somebody who publishes it has been matched.
+        """
+        reliable = QoSProfile(depth=OUTCOME_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        heard = self._node.create_subscription(kind, topic, handle, reliable, raw=True)
+        return lambda: heard.get_publisher_count() > 0
 
     def number(self, status: str, key: str) -> float | None:
         """Return a diagnostic value as a number; None while there is none."""

@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         robot_settings = {
             'robot': arguments.robot or contract.name,
             'episodes': arguments.episodes,
+            'expected_listeners': 1,  # this process: no episode may go uncounted
         }
         processes.start('policy', node_command('policy_node', shared | policy_settings))
         processes.start('robot', node_command('gym_robot_node', shared | robot_settings))
@@ -126,7 +127,14 @@ def _watch(processes: Processes, outcome_topic: str, wanted: int) -> tuple[list[
         steps[peek_stamp_ns(data) or 0] = data
 
     with DemoMonitor(outcome_topic, outcomes.append) as monitor:
-        monitor.listen_raw(STEP_TOPIC, JointState, hear_step)
+        matched = monitor.hear_raw(STEP_TOPIC, JointState, hear_step)
+        deadline_s = time.monotonic() + SILENCE_LIMIT_S
+        while not matched():
+            monitor.spin(0.1)
+            processes.check()
+            if time.monotonic() > deadline_s:
+                raise RobotError(f'the policy node was silent for {SILENCE_LIMIT_S:.0f} s')
+        monitor.hear_outcomes()  # the robot waits for this, so no step can be missed either
         said = 0
         heard_s, ticks = time.monotonic(), 0
         while len(monitor.practice.episodes) < wanted:

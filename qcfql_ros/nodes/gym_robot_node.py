@@ -73,9 +73,14 @@ class GymRobotNode(Node):
             )
         self._graph = RobotGraph(
             self,
-            [*self._sensors.values(), self._outcome],
+            [
+                *((sensor, parameters.expected_subscribers) for sensor in self._sensors.values()),
+                (
+                    self._outcome,
+                    parameters.expected_subscribers + parameters.expected_listeners,
+                ),
+            ],
             [command.topic for command in contract.action.commands],
-            parameters.expected_subscribers,
         )
         self._diagnostics = self.create_publisher(
             DiagnosticArray, '/diagnostics', 10, event_callbacks=quiet

@@ -18,22 +18,20 @@ class RobotGraph:
 
     Args:
         node: the robot.
-        outputs: publishers that must be listened to before the first tick.
+        outputs: publishers, each with the number of subscribers wanted before the first tick.
         command_topics: topics that must have a publisher before the first tick.
-        expected_subscribers: on every output.
     """
 
     def __init__(
         self,
         node: Node,
-        outputs: Sequence[Publisher],
+        outputs: Sequence[tuple[Publisher, int]],
         command_topics: Iterable[str],
-        expected_subscribers: int,
     ) -> None:
         self._node = node
-        self._outputs = tuple(outputs)
+        self._outputs = tuple(publisher for publisher, _ in outputs)
+        self._expected = {publisher.topic_name: count for publisher, count in outputs}
         self._commands = tuple(command_topics)
-        self._expected = expected_subscribers
         self._commanders: set[bytes] = set()
         self._counts: list[int] = []
         self._listening: dict[str, set[bytes]] = {}
@@ -51,8 +49,8 @@ class RobotGraph:
         for output in self._outputs:
             count = output.get_subscription_count()
             topic = output.topic_name
-            if count < self._expected:
-                texts.append(f'subscriber of {topic} ({count} of {self._expected})')
+            if count < self._expected[topic]:
+                texts.append(f'subscriber of {topic} ({count} of {self._expected[topic]})')
             elif (
                 self._checks <= PATIENCE_CHECKS
                 and topic in self._stale_listeners
