@@ -81,6 +81,8 @@ def test_updates_follow_the_ratio_and_a_new_policy_and_checkpoint_come_out(
     assert link.process.returncode == 0
     state = TrainingState.load(tmp_path / 'checkpoints' / 'last.safetensors')
     assert (state.update.count, state.environment_steps) == (40, 100)
+    policy = ChunkPolicy.load(tmp_path / 'checkpoints' / 'policy.safetensors')
+    assert policy.digest == state.policy().digest
     assert (tmp_path / 'training.csv').read_text().startswith('updates,')
 
 

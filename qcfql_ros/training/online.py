@@ -53,7 +53,7 @@ class OnlineTraining:
             restarted run counts on.
         buffers: what to draw from.
         pace: see `Pace`.
-        run_dir: gets ``policies/``, ``checkpoints/last.safetensors`` and ``training.csv``.
+        run_dir: gets ``policies/``, ``checkpoints/`` and ``training.csv``.
         clock: seconds, monotonic.
     """
 
@@ -152,19 +152,21 @@ class OnlineTraining:
         }
 
     def save_if_due(self, force: bool = False) -> None:
-        """Write ``checkpoints/last.safetensors`` if it is time."""
+        """Write ``last.safetensors`` and its policy into ``checkpoints/`` if it is time."""
         if not force and self.clock() - self._last_save < self.pace.checkpoint_every_s:
             return
         if not self.stopped_because:
-            self.state.save(self.run_dir / 'checkpoints' / 'last.safetensors')
+            folder = self.run_dir / 'checkpoints'
+            self.state.save(folder / 'last.safetensors')
+            write_policy(self.state.policy().to_bytes(), 'policy', folder)
         self._last_save = self.clock()
 
 
-def write_policy(blob: bytes, digest: str, folder: Path) -> Path:
-    """Write ``<digest>.safetensors`` into `folder` atomically and return its path."""
+def write_policy(blob: bytes, name: str, folder: Path) -> Path:
+    """Write ``<name>.safetensors`` into `folder` atomically and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'{digest}.safetensors'
-    temporary = folder / f'.{digest}.{os.getpid()}'
+    path = folder / f'{name}.safetensors'
+    temporary = folder / f'.{name}.{os.getpid()}'
     temporary.write_bytes(blob)
     os.replace(temporary, path)
     return path
