@@ -21,7 +21,6 @@ LAYERS = [
     ['data'],
     ['control'],
     ['nodes', 'robots', 'training'],
-    ['lerobot_policy'],
     ['cli'],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
