@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test lint format reference clean
 
-PYTHON ?= $(firstword $(shell command -v python3 python3.12 python3.13 python 2>/dev/null))
+PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.13 python,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
 MINUTES ?= 5
 WALL ?=

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows drawn from the replay against a slow loop over a plain list of episodes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,6 +97,27 @@ def test_the_tail_behind_a_termination_is_the_plan_where_the_window_starts_the_c
     assert not batch.tail_unknown[0].any()
     assert batch.valid[0].tolist() == [1.0, 1.0, 0.0]
     assert batch.tail_unknown[1].tolist() == [False, True, True]
+
+
+def test_a_plan_shorter_than_the_window_leaves_the_rest_unknown() -> None:
+    replay = Replay(50, 1, 1, 5, DISCOUNT)
+    episode = Episode(100, [False, False, False, True], plan=True)  # plans of 3 for windows of 5
+    for event in (*episode.steps, episode.end):
+        replay.append(event)
+    batch = replay.windows(np.array([3]))
+    assert batch.chunk[0, :3, 0].tolist() == [-103.0, 104.5, 105.5]
+    assert batch.tail_unknown[0].tolist() == [False, False, False, True, True]
+
+
+def test_behaviour_is_imitated_from_successes_only_where_asked() -> None:
+    replay = Replay(50, 1, 1, 2, DISCOUNT, imitate_success_only=True)
+    for first, success in ((0, False), (10, True)):
+        for step in Episode(first, [False, False, True]).steps:
+            replay.append(dataclasses.replace(step, success=success and step.terminated))
+        replay.append(SegmentEnd(np.zeros(1, np.float32), False, 'terminated', True))
+    assert replay.windows(np.array([0])).valid.tolist() == [[0.0, 0.0]]
+    assert replay.windows(np.array([4])).valid.tolist() == [[1.0, 1.0]]
+    assert replay.windows(np.array([0])).weight.tolist() == [1.0]  # the critic learns from all
 
 
 def test_the_window_that_ends_on_a_time_out_bootstraps_from_the_true_last_observation() -> None:

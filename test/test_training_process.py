@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from practice_data import random_events
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract import load_contract
+from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
+from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.frames import FrameReader, pack_events, unpack_events
 from qcfql_ros.training.link import TrainerLink
+from qcfql_ros.training.online import OnlineTraining
+from qcfql_ros.training.pace import Pace
 
 
 def wait_for(
@@ -117,3 +122,51 @@ def test_a_state_of_another_contract_is_refused_before_anything_is_written(
     assert done.stderr.count('\n') == 1
     assert "made for contract 'other' ffffffffffff" in done.stderr
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_trainer_in_the_place_of_another_does_not_use_its_versions_again(
+    events, tmp_path: Path
+) -> None:
+    link = start(tmp_path, '--policy-version', '7')
+    try:
+        link.send_events(events)
+        seen = wait_for(link, lambda m: m['kind'] == 'policy')
+        assert seen[-1]['version'] == 8
+    finally:
+        link.close()
+
+
+def test_weights_that_are_not_finite_are_neither_published_nor_saved(tmp_path: Path) -> None:
+    config = AlgorithmConfig(3, 2, num_critics=1, hidden_dims=(8,), batch_size=4)
+    state = TrainingState.start(config, 'c', 'h')
+    practice = Replay(100, 3, 2, 4, config.discount)
+    training = OnlineTraining(
+        state, Buffers(practice, None, None, state.normalizer), Pace(1.0, 0), tmp_path
+    )
+    training.add(random_events(2, 8, 3, 2))
+    training.work(2)
+    training.save_if_due(force=True)
+    good = (tmp_path / 'checkpoints' / 'last.safetensors').read_bytes()
+    with torch.no_grad():
+        state.update.networks.policy.network.biases[0][0] = float('nan')
+    training.work(1)
+    training.save_if_due(force=True)
+    assert training.publish_if_due(force=True) is None
+    assert (tmp_path / 'checkpoints' / 'last.safetensors').read_bytes() == good
+    assert 'not finite' in training.report()['stopped']
+    assert training.updates_due == 0
+
+
+def test_a_full_disk_is_reported_and_learning_goes_on(tmp_path: Path) -> None:
+    config = AlgorithmConfig(3, 2, num_critics=1, hidden_dims=(8,), batch_size=4)
+    state = TrainingState.start(config, 'c', 'h')
+    buffers = Buffers(Replay(100, 3, 2, 4, config.discount), None, None, state.normalizer)
+    blocked = tmp_path / 'run'
+    blocked.write_text('a file where the folder should be')
+    training = OnlineTraining(state, buffers, Pace(1.0, 0), blocked)
+    training.add(random_events(2, 8, 3, 2))
+    assert training.work(2) == 2
+    assert training.publish_if_due(force=True) is None
+    training.save_if_due(force=True)
+    assert str(blocked) in training.report()['disk_error']
+    assert training.work(2) == 2

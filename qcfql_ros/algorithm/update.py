@@ -76,6 +76,10 @@ class Update:
         self._online: list[Tensor] = list(self.networks.critic.parameters())
         self._target: list[Tensor] = list(self.networks.target_critic.parameters())
 
+    def is_finite(self) -> bool:
+        """Whether every trained weight is a finite number."""
+        return all(bool(torch.isfinite(weight).all()) for weight in self.trained)
+
     def losses(self, batch: Batch, noise: Noise) -> tuple[Tensor, Info]:
         """Return the sum of the three losses and their parts; no state is changed."""
         nets, config = self.networks, self.config

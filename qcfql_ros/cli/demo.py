@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import os
 import shutil
 import signal
 import sys
@@ -28,7 +29,14 @@ from qcfql_ros.cli.session import node_command, ros_session
 from qcfql_ros.cli.shipped_models import ModelFiles, find_model
 from qcfql_ros.contract.load import load_contract
 from qcfql_ros.contract.schema import Contract
+from qcfql_ros.data.dataset import check_contract
 from qcfql_ros.errors import ParameterError, RobotError
+from qcfql_ros.training.file_headers import (
+    check_contract_of,
+    read_policy_header,
+    read_state_header,
+)
+from qcfql_ros.training.pace import Pace
 
 MODEL = 'ur5e_cube_offline'
 ROBOTS = ('ur5e_cube', 'point_reach')
@@ -76,20 +84,33 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError(f'--minutes is {arguments.minutes:g}; wanted more than 0')
     contract = load_contract(arguments.robot)
     model = find_model(arguments.model)
-    model.require_state()
+    _refuse_what_does_not_fit(arguments, contract, model)
     with _stop_on_signal() as stop:
         run_dir = _make_run_dir(arguments.run_dir)
-        practice = None
         try:
             practice, failure = _practise(arguments, contract, model, run_dir, stop)
-        finally:
-            never_began = practice is None or (stop.requested and not practice.ticks)
-            if never_began and arguments.run_dir is None:
-                shutil.rmtree(run_dir, ignore_errors=True)
+        except ProcessError:  # a node refused to start: nothing has been recorded
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
         if stop.requested and not practice.ticks:
+            shutil.rmtree(run_dir, ignore_errors=True)
             print('qcfql demo: interrupted before the robot moved', file=sys.stderr)
             return INTERRUPTED
         return conclude(arguments, contract, run_dir, practice, failure)
+
+
+def _refuse_what_does_not_fit(
+    arguments: argparse.Namespace, contract: Contract, model: ModelFiles
+) -> None:
+    """Raise a QcfqlError before anything is made."""
+    check_contract_of(model.policy, read_policy_header(model.policy), contract)
+    state = model.require_state()
+    check_contract_of(state, read_state_header(state), contract)
+    Pace(arguments.utd_ratio, arguments.warmup_steps, arguments.publish_every_s)
+    if not -1.0 <= arguments.demo_fraction <= 1.0:
+        raise ParameterError(f'--demo-fraction is {arguments.demo_fraction}; wanted -1 to 1')
+    for bag in filter(None, (arguments.demos or '').split(os.pathsep)):
+        check_contract(Path(bag), contract)
 
 
 class _Stop:

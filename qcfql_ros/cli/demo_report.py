@@ -107,7 +107,9 @@ def conclude(
     }
     write_report(run_dir / 'summary.json', summary)
     write_report(arguments.json, summary)
-    _print_summary(summary, practice)
+    shown = Practice()
+    shown.episodes = list(episodes)
+    _print_summary(summary, shown)
     return 1 if reasons else 0
 
 

@@ -161,7 +161,12 @@ def _digest(outcomes: Sequence[Outcome], steps: Mapping[int, bytes]) -> str:
     for outcome in outcomes:
         values = outcome_fields(outcome)[1]
         digest.update(struct.pack(f'<q{len(values)}d', outcome.stamp_ns, *values))
-        digest.update(steps.get(outcome.stamp_ns, b'no step'))
+        if outcome.stamp_ns not in steps:
+            raise RobotError(
+                f'tick {outcome.tick} of episode {outcome.episode} was executed, but its step was '
+                'not heard; run the evaluation again on a quieter machine'
+            )
+        digest.update(steps[outcome.stamp_ns])
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from qcfql_ros.contract.named_vector import Outcome, decode_outcome
+from qcfql_ros.data.steps import Source
 from qcfql_ros.errors import BagError
 
 RATE_WINDOW_S = 5.0
@@ -140,8 +141,11 @@ def read_practice(
                 elif topic == step_topic:
                     message = typestore.deserialize_cdr(data, connection.msgtype)
                     stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-                    index = list(message.name).index('meta.policy_version')
-                    versions_by_stamp[stamp] = int(message.position[index])
+                    values = dict(zip(message.name, message.position, strict=True))
+                    planned = values['meta.source'] == Source.POLICY  # not a hold
+                    versions_by_stamp[stamp] = (
+                        int(values['meta.policy_version']) if planned else -1
+                    )
                     step_s.append(receive_ns / 1e9)
                     lateness_s.append((receive_ns - stamp) / 1e9)
     except Exception as error:
@@ -153,7 +157,8 @@ def read_practice(
         version = versions_by_stamp.get(outcome.stamp_ns, -1)
         if outcome.stamp_ns in versions_by_stamp:
             transitions += 1
-            executed.setdefault(version)
+            if version >= 0:
+                executed.setdefault(version)
         practice.add(outcome, receive_s, version)
     start_s = step_s[0] if step_s else 0.0
     return RecordedPractice(

@@ -17,6 +17,8 @@ from qcfql_ros.contract.topics import (
 )
 from qcfql_ros.errors import ContractError
 
+FAILURE_DISCOUNT = 0.99
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -127,6 +129,16 @@ class OutcomeRule:
     topic: str
     success_timing: str
     failure_reward: float | None
+
+    def price_of_failure(self, reward: float) -> float:
+        """Return what a failure adds to its own step's reward.
+
+        By default ``r gamma / (1 - gamma)`` with gamma 0.99: the step's cost for ever, so that
+        failing sooner is never worth more. With another discount give the number.
+        """
+        if self.failure_reward is not None:
+            return self.failure_reward
+        return reward * FAILURE_DISCOUNT / (1.0 - FAILURE_DISCOUNT)
 
 
 @dataclass(frozen=True)

@@ -325,7 +325,7 @@ class Assembler:
             self._cut(events, 'gap')
         reward = outcome.reward
         if outcome.terminated and not outcome.success:
-            reward += self.contract.outcome.failure_reward or 0.0
+            reward += self.contract.outcome.price_of_failure(reward)
         self.counters['steps'] += 1
         events.append(
             Step(

@@ -183,9 +183,10 @@ class Replay:
         for index in np.flatnonzero(unknown[:, -1]) if self._planned else ():
             plan = self._planned.get(int(starts[index]))
             if plan is not None:
-                missing = unknown[index]
-                chunk[index, missing] = plan[: self.chunk][missing[: len(plan)]]
-                unknown[index] = False
+                # A plan may be shorter than the window: an older policy's, with another chunk.
+                planned = np.flatnonzero(unknown[index, : len(plan)])
+                chunk[index, planned] = plan[planned]
+                unknown[index, planned] = False
         behind = np.where(terminal, starts, starts + self.chunk) % self.capacity
         bootstrap = np.where(terminal, 0.0, self.final_discount)
         return Batch(

@@ -6,7 +6,7 @@ Reading the bag again must give the same rows; a test, or anybody in doubt, can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
@@ -18,9 +18,16 @@ HEAD = 'stamp_ns,segment,digest\n'
 class StepLog:
     """Appends to `path`; segments are counted on from what is there.
 
+    A disk that fails later ends this log, not the recording that it is a witness of.
+
+    Attributes:
+        failed: why nothing more is logged; empty while all is well.
+
     Raises:
-        BagError: the file cannot be written.
+        BagError: the file cannot be opened.
     """
+
+    failed = ''
 
     def __init__(self, path: Path) -> None:
         try:
@@ -34,16 +41,25 @@ class StepLog:
 
     def add(self, events: Iterable[Step | SegmentEnd]) -> None:
         """Log the steps among `events`."""
+        lines = []
         for event in events:
             if isinstance(event, SegmentEnd):
                 self._segment += 1
             else:
-                self._stream.write(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
+                lines.append(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
+        self._try(lambda: self._stream.writelines(lines))
 
     def flush(self) -> None:
         """Hand what was logged to the operating system."""
-        self._stream.flush()
+        self._try(self._stream.flush)
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        self._try(self._stream.close)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self.failed:
+            try:
+                action()
+            except OSError as error:
+                self.failed = f'steps.csv: {error}'

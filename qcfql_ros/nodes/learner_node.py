@@ -42,8 +42,8 @@ from qcfql_ros.nodes.ros_parameters import declare_parameters
 from qcfql_ros.nodes.trainer_feed import UNLIMITED, Event, TrainerFeed
 from qcfql_ros.nodes.weights import WEIGHTS_QOS, split
 from qcfql_ros.parameters import LEARNER_NODE
+from qcfql_ros.training.file_headers import check_contract_of, read_state_header
 from qcfql_ros.training.link import TrainerLink
-from qcfql_ros.training.state_header import check_state_contract, read_state_header
 
 PUMP_S = 0.02
 SETTLE_S = 0.3
@@ -141,7 +141,7 @@ class LearnerNode(Node):
             return
         self._contract.require_no_images_for_training()
         if settings.model:
-            check_state_contract(settings.model, read_state_header(settings.model), self._contract)
+            check_contract_of(settings.model, read_state_header(settings.model), self._contract)
         for bag in _bags(settings.demos):
             check_contract(Path(bag), self._contract)
 
@@ -207,6 +207,8 @@ class LearnerNode(Node):
             )
         if not self._matched():
             credits = self._assembler.last_tick
+        elif not self._assembler.last_tick and not (self._feed and self._feed.loading):
+            credits = UNLIMITED  # which tick a robot is at that ran before us, its next one says
         if credits != self._credits_sent:
             self._credits_sent = credits
             self._credits.publish(UInt64(data=credits))
@@ -244,6 +246,8 @@ class LearnerNode(Node):
             '--behavior-weighting': settings.behavior_weighting,
             '--seed': settings.seed,
         }
+        if self._feed is not None:  # a trainer before this one: its versions are spent
+            arguments['--policy-version'] = self._feed.policy.get('version', 0)
         if settings.model:
             arguments['--state'] = settings.model
         words = [str(text) for pair in arguments.items() for text in pair]
@@ -258,7 +262,8 @@ class LearnerNode(Node):
             old = slice(0, self._old_files)
             parts.append(load_dataset(self._bag, self._contract, splits=old))
         if live:
-            self._recorder.flush()
+            if not self._recording_failed:
+                self._recorder.flush()
             new = slice(self._old_files, None)
             parts.append(islice(load_dataset(self._bag, self._contract, splits=new), live))
         return chain.from_iterable(parts)
@@ -287,6 +292,10 @@ class LearnerNode(Node):
             values |= {name: _short(loss) for name, loss in status.get('losses', {}).items()}
             if status.get('stopped'):
                 level, text = DiagnosticStatus.ERROR, f'learning stopped: {status["stopped"]}'
+            if status.get('disk_error'):
+                level, text = DiagnosticStatus.ERROR, status['disk_error']
+        if self._log.failed:
+            level, text = DiagnosticStatus.WARN, self._log.failed
         if self._recording_failed:
             level, text = DiagnosticStatus.ERROR, self._recording_failed
         message = DiagnosticArray()

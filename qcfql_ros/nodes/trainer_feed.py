@@ -126,7 +126,7 @@ class TrainerFeed:
 
     def credits(self, last_tick: int, utd_ratio: float, warmup_steps: int) -> int:
         """Return the last tick that the robot may execute, so that updates keep up with steps."""
-        if self.status.get('stopped') or utd_ratio <= 0.0:
+        if self.status.get('stopped'):
             return UNLIMITED  # learning is over; practice and its recording are not
         if self.loading:
             return last_tick

@@ -75,7 +75,7 @@ class TrainerLink:
         self._flush()
 
     def send(self, header: dict[str, Any]) -> None:
-        """Hand over a command: ``{'kind': 'checkpoint'}`` or ``{'kind': 'stop'}``."""
+        """Hand over a command: ``{'kind': 'stop'}``."""
         self._pending.append(memoryview(pack(header)))
         self._flush()
 

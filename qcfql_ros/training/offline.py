@@ -12,6 +12,7 @@ from qcfql_ros.errors import CheckpointError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.metrics import Metrics, all_finite
+from qcfql_ros.training.online import write_policy
 from qcfql_ros.training.wilson import wilson_interval
 
 
@@ -85,8 +86,9 @@ def pretrain(
         if evaluate and schedule.evaluate_every and (count % schedule.evaluate_every == 0 or last):
             _evaluate(state, schedule, output_dir, evaluate, evaluations, say)
         if count % schedule.save_every == 0 or last:
+            _refuse_broken(state, output_dir)
             state.save(output_dir / 'last.safetensors')
-            (output_dir / 'policy.safetensors').write_bytes(state.policy().to_bytes())
+            write_policy(state.policy().to_bytes(), 'policy', output_dir)
 
 
 def _evaluate(
@@ -110,5 +112,15 @@ def _evaluate(
     if successes / episodes > best:
         state.notes['best_success'] = successes / episodes
         state.notes['best_updates'] = count
+        _refuse_broken(state, output_dir)
         state.save(output_dir / 'best.safetensors')
-        (output_dir / 'best_policy.safetensors').write_bytes(state.policy().to_bytes())
+        write_policy(state.policy().to_bytes(), 'best_policy', output_dir)
+
+
+def _refuse_broken(state: TrainingState, output_dir: Path) -> None:
+    """Raise CheckpointError rather than replace the last good state."""
+    if not state.update.is_finite():
+        raise CheckpointError(
+            f'weights are not finite at update {state.update.count}; {output_dir} keeps the last '
+            'good state: lower the learning rate or check the data'
+        )

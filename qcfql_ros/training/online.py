@@ -6,43 +6,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from qcfql_ros.data.steps import SegmentEnd, Step
-from qcfql_ros.errors import ParameterError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.metrics import Metrics, all_finite
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How learning follows practice.
-
-    Attributes:
-        update_to_data_ratio: updates per step of practice.
-        warmup_steps: steps of practice before the first update.
-        publish_every_s: seconds between policies sent to the robot.
-        checkpoint_every_s: seconds between checkpoints.
-    """
-
-    update_to_data_ratio: float = 1.0
-    warmup_steps: int = 1000
-    publish_every_s: float = 5.0
-    checkpoint_every_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.update_to_data_ratio <= 100.0:
-            raise ParameterError(
-                f'update_to_data_ratio: got {self.update_to_data_ratio}, wanted in (0, 100]'
-            )
-        if self.warmup_steps < 0:
-            raise ParameterError(f'warmup_steps: got {self.warmup_steps}, wanted at least 0')
-        for name in ('publish_every_s', 'checkpoint_every_s'):
-            if not getattr(self, name) > 0.0:
-                raise ParameterError(f'{name}: got {getattr(self, name)}, wanted above 0')
+from qcfql_ros.training.pace import Pace
 
 
 class OnlineTraining:
@@ -73,6 +46,7 @@ class OnlineTraining:
         self.metrics = Metrics(run_dir / 'training.csv')
         self.latest: dict[str, float] = {}
         self.stopped_because = ''
+        self.disk_error = ''
         self._base_updates = state.notes.setdefault('run_base_updates', state.update.count)
         self._base_steps = state.notes.setdefault(
             'run_base_environment_steps', state.environment_steps
@@ -118,7 +92,7 @@ class OnlineTraining:
         if means:
             self.latest = means
             row = {'updates': float(count), 'steps': float(self.buffers.practice.steps)}
-            self.metrics.row({**row, 'updates_per_s': rate, **means})
+            self._on_disk(lambda: self.metrics.row({**row, 'updates_per_s': rate, **means}))
             if not all_finite(means):
                 self.stopped_because = f'losses are not finite at update {count}: {means}'
         return {
@@ -128,25 +102,34 @@ class OnlineTraining:
             'total_updates': count,
             'updates_per_s': rate,
             'steps': self.buffers.practice.steps,
-            'buffer': len(self.buffers),
+            'buffer': self.buffers.practice.steps,
+            'windows': len(self.buffers),
             'policy_version': self.state.policy_version,
             'losses': self.latest,
             'stopped': self.stopped_because,
+            'disk_error': self.disk_error,
         }
+
+    def _is_sound(self) -> bool:
+        """Whether learning goes on and every weight is finite; if not, it stops here."""
+        if not self.stopped_because and not self.state.update.is_finite():
+            self.stopped_because = f'weights are not finite at update {self.state.update.count}'
+        return not self.stopped_because
 
     def publish_if_due(self, force: bool = False) -> dict[str, Any] | None:
         """Write a new policy file if it is time and there is something new; return its message."""
         now, state = self.clock(), self.state
         due = force or now - self._last_publish >= self.pace.publish_every_s
-        if not due or state.update.count == self._published_at or self.stopped_because:
+        if not due or state.update.count == self._published_at or not self._is_sound():
             return None
         self._last_publish, self._published_at = now, state.update.count
         state.policy_version += 1
-        policy = state.policy()
-        path = write_policy(policy.to_bytes(), policy.digest, self.run_dir / 'policies')
+        policy, folder = state.policy(), self.run_dir / 'policies'
+        if not self._on_disk(lambda: write_policy(policy.to_bytes(), policy.digest, folder)):
+            return None
         return {
             'kind': 'policy',
-            'path': str(path),
+            'path': str(folder / f'{policy.digest}.safetensors'),
             'version': state.policy_version,
             'digest': policy.digest,
         }
@@ -155,11 +138,24 @@ class OnlineTraining:
         """Write ``last.safetensors`` and its policy into ``checkpoints/`` if it is time."""
         if not force and self.clock() - self._last_save < self.pace.checkpoint_every_s:
             return
-        if not self.stopped_because:
-            folder = self.run_dir / 'checkpoints'
-            self.state.save(folder / 'last.safetensors')
-            write_policy(self.state.policy().to_bytes(), 'policy', folder)
+        if self._is_sound():
+            self._on_disk(self._save)
         self._last_save = self.clock()
+
+    def _save(self) -> None:
+        folder = self.run_dir / 'checkpoints'
+        self.state.save(folder / 'last.safetensors')
+        write_policy(self.state.policy().to_bytes(), 'policy', folder)
+
+    def _on_disk(self, write: Callable[[], object]) -> bool:
+        """Try to write; a full disk is reported, and learning goes on."""
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            self.disk_error = f'{self.run_dir}: {error}'
+            return False
+        self.disk_error = ''
+        return True
 
 
 def write_policy(blob: bytes, name: str, folder: Path) -> Path:

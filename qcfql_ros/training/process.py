@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--warmup-steps', type=int, default=1000)
     made.add_argument('--publish-every-s', type=float, default=5.0)
     made.add_argument('--checkpoint-every-s', type=float, default=60.0)
+    made.add_argument('--policy-version', type=int, default=0, help='newest one published')
     made.add_argument('--capacity', type=int, default=1_000_000)
-    made.add_argument('--distillation-weight', type=float, default=None)
     made.add_argument('--threads', type=int, default=1)
     made.add_argument('--device', default='cpu')
     made.add_argument('--seed', type=int, default=0)
@@ -89,8 +89,6 @@ class Trainer:
         for header, payload in self.reader.push(data):
             if header['kind'] == 'events':
                 self.training.add(unpack_events(header, payload))
-            elif header['kind'] == 'checkpoint':
-                self.training.save_if_due(force=True)
             elif header['kind'] == 'stop':
                 self.running = False
 

@@ -14,13 +14,14 @@ from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.errors import BagError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
-from qcfql_ros.training.online import OnlineTraining, Pace
-from qcfql_ros.training.state_header import check_state_contract, read_state_header
+from qcfql_ros.training.file_headers import check_contract_of, read_state_header
+from qcfql_ros.training.online import OnlineTraining
+from qcfql_ros.training.pace import Pace
 
 
 def load_state(path: Path, contract: Contract, device: str = 'cpu') -> TrainingState:
     """Read a training state made for `contract`; raises CheckpointError otherwise."""
-    check_state_contract(path, read_state_header(path), contract)
+    check_contract_of(path, read_state_header(path), contract)
     return TrainingState.load(path, device)
 
 
@@ -78,8 +79,7 @@ def online_training(arguments: argparse.Namespace, contract: Contract) -> Online
         state = TrainingState.start(
             config, contract.name, contract.hash, seed=arguments.seed, device=arguments.device
         )
-    if arguments.distillation_weight is not None:
-        state.update.distillation_weight = arguments.distillation_weight
+    state.policy_version = max(state.policy_version, arguments.policy_version)
     config = state.update.config.with_changes(behavior_weighting=arguments.behavior_weighting)
     state.update.config = config
     demonstrations = load_demonstrations(arguments.demos, contract, config, arguments.capacity)
