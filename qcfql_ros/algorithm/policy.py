@@ -8,6 +8,7 @@ under the metadata key ``qcfql``. Nothing else is needed to act.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +26,10 @@ from qcfql_ros.algorithm.normalizer import Normalizer
 from qcfql_ros.errors import ModelError
 
 FORMAT = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_SIZE = 65536
+MAX_LAYERS = 64
+MAX_COUNT = 1 << 53  # what a float64 of a message can count to
 
 
 @dataclass(frozen=True)
@@ -60,19 +65,33 @@ class PolicyInfo:
         """Parse; raises ModelError where a field is missing, unknown or of the wrong type."""
         try:
             values = json.loads(text)
-            values['hidden_dims'] = tuple(int(size) for size in values['hidden_dims'])
+            values['hidden_dims'] = tuple(values['hidden_dims'])
             info = cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ModelError(f'policy file: its description cannot be read ({error})') from None
         for entry in fields(cls):
             value = getattr(info, entry.name)
             wanted = {'int': int, 'str': str}.get(str(entry.type), tuple)
-            if not isinstance(value, wanted):
+            if type(value) is not wanted:  # a bool is no int here
                 raise ModelError(f'policy file: {entry.name} is {value!r}, wanted {entry.type}')
         sizes = (info.state_dim, info.action_dim, info.action_chunk_size, *info.hidden_dims)
-        if info.format != FORMAT or not all(0 < size <= 65536 for size in sizes):
-            raise ModelError(f'policy file: format {info.format}, sizes {sizes} are not supported')
+        fits = 1 <= len(info.hidden_dims) <= MAX_LAYERS
+        if not fits or not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes):
+            raise ModelError(f'policy file: sizes {sizes} are not supported')
+        counts = (info.version, info.updates, info.environment_steps)
+        if info.format != FORMAT or not all(0 <= count <= MAX_COUNT for count in counts):
+            raise ModelError(f'policy file: format {info.format}, counts {counts}: not supported')
         return info
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shape of every tensor that the file must hold, by name."""
+        chunk = self.action_chunk_size * self.action_dim
+        layers = itertools.pairwise((self.state_dim + chunk, *self.hidden_dims, chunk))
+        shapes = {'normalizer.mean': [self.state_dim], 'normalizer.std': [self.state_dim]}
+        for index, (fan_in, fan_out) in enumerate(layers):
+            shapes[f'policy.network.kernels.{index}'] = [fan_in, fan_out]
+            shapes[f'policy.network.biases.{index}'] = [fan_out]
+        return shapes
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:
@@ -149,15 +168,21 @@ class ChunkPolicy:
             path = Path(source)
             if not path.is_file():
                 raise ModelError(f'{path}: no such policy file; give the path of a .safetensors')
-            source = path.read_bytes()
+            try:
+                source = path.read_bytes()
+            except OSError as error:
+                raise ModelError(f'{path}: cannot be read ({error})') from None
+        # Nothing is allocated by what the header says before it is known to fit the bytes.
         try:
-            metadata = _metadata(source)
+            header = _header(source)
+            metadata = header.pop('__metadata__', {})
+            if not isinstance(metadata, dict) or 'qcfql' not in metadata:
+                raise ModelError(f'{where}: a safetensors file, but not a policy of qcfql_ros')
+            info = PolicyInfo.from_json(metadata['qcfql'])
+            _check_shapes(header, info, where)
             tensors = load_tensors(source)
-        except (SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
+        except (SafetensorError, ValueError, KeyError, RecursionError) as error:
             raise ModelError(f'{where}: not a readable safetensors file ({error})') from None
-        if 'qcfql' not in metadata:
-            raise ModelError(f'{where}: a safetensors file, but not a policy of qcfql_ros')
-        info = PolicyInfo.from_json(metadata['qcfql'])
         for name, tensor in tensors.items():
             if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
                 raise ModelError(f'{where}: tensor {name} is not finite float32')
@@ -184,9 +209,30 @@ class ChunkPolicy:
         return cls(network, Normalizer.identity(info.state_dim), info, device)
 
 
-def _metadata(blob: bytes) -> dict[str, Any]:
-    """Return the metadata of safetensors bytes (8 bytes of length, then JSON)."""
+def _header(blob: bytes) -> dict[str, Any]:
+    """Return the header of safetensors bytes (8 bytes of length, then JSON)."""
     length = int.from_bytes(blob[:8], 'little')
-    if not 2 <= length <= len(blob) - 8:
+    if not 2 <= length <= min(len(blob) - 8, MAX_HEADER_BYTES):
         raise ValueError(f'header of {length} bytes in a file of {len(blob)}')
-    return json.loads(blob[8 : 8 + length]).get('__metadata__', {})
+    header = json.loads(blob[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError(f'its header is a {type(header).__name__}, not an object')
+    return header
+
+
+def _check_shapes(header: dict[str, Any], info: PolicyInfo, where: str) -> None:
+    """Check the tensors that the header names against the description."""
+    wanted = info.shapes()
+    for name in sorted(wanted.keys() ^ header.keys()):
+        fault = 'missing' if name in wanted else 'not part of one'
+        raise ModelError(f'{where}: weights do not fit the description: {name!r} is {fault}')
+    for name in sorted(wanted):
+        entry = header[name] if isinstance(header[name], dict) else {}
+        kind, shape = entry.get('dtype'), entry.get('shape')
+        if kind != 'F32':
+            raise ModelError(f'{where}: tensor {name!r} is {kind}, wanted F32')
+        if shape != wanted[name]:
+            raise ModelError(
+                f'{where}: weights do not fit the description: {name!r} has shape {shape}, '
+                f'wanted {wanted[name]}'
+            )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy files: whatever is in one, it loads as what was saved or a ModelError says why not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcfql_ros.algorithm import policy as policy_file
+from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
+from qcfql_ros.errors import ModelError
+
+INFO = PolicyInfo('c', 'h', 3, 2, 4, (8, 8))
+POLICY = ChunkPolicy.random(INFO, seed=1)
+BLOB = POLICY.to_bytes()
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+
+def parted(blob):
+    """Return the header as Python values, and the bytes of the tensors."""
+    length = int.from_bytes(blob[:8], 'little')
+    return json.loads(blob[8 : 8 + length]), blob[8 + length :]
+
+
+def joined(header, data):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, 'little') + text + data
+
+
+def described(**changes):
+    """Return the file with another description of itself."""
+    header, data = parted(BLOB)
+    info = json.loads(header['__metadata__']['qcfql']) | changes
+    header['__metadata__']['qcfql'] = json.dumps(info)
+    return joined(header, data)
+
+
+def loads_the_same_or_is_refused(blob):
+    try:
+        loaded = ChunkPolicy.load(blob)
+    except ModelError:
+        return
+    assert loaded.digest == POLICY.digest
+
+
+@pytest.mark.parametrize('header', [[], None, 7, 'x', {'__metadata__': []}, {'a': 1}])
+def test_a_header_of_another_kind_is_refused(header):
+    with pytest.raises(ModelError):
+        ChunkPolicy.load(joined(header, b''))
+
+
+@given(header=JSON, data=st.binary(max_size=16))
+@settings(max_examples=150, deadline=None)
+def test_a_header_of_any_shape_is_refused(header, data):
+    with pytest.raises(ModelError):
+        ChunkPolicy.load(joined(header, data))
+
+
+@given(name=st.sampled_from(sorted(parted(BLOB)[0])), value=JSON)
+@settings(max_examples=150, deadline=None)
+def test_any_entry_of_the_header_may_be_anything(name, value):
+    header, data = parted(BLOB)
+    header[name] = value
+    loads_the_same_or_is_refused(joined(header, data))
+
+
+@given(name=st.sampled_from(sorted(INFO.__dataclass_fields__)), value=JSON)
+@settings(max_examples=150, deadline=None)
+def test_any_field_of_the_description_may_be_anything(name, value):
+    loads_the_same_or_is_refused(described(**{name: value}))
+
+
+@given(description=JSON)
+@settings(max_examples=100, deadline=None)
+def test_the_description_may_be_any_json(description):
+    with pytest.raises(ModelError):
+        PolicyInfo.from_json(json.dumps(description))
+
+
+@given(at=st.integers(0, len(BLOB) - 1), flip=st.integers(1, 255), cut=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_flipped_or_missing_byte_is_harmless(at, flip, cut):
+    damaged = BLOB[:at] if cut else BLOB[:at] + bytes([BLOB[at] ^ flip]) + BLOB[at + 1 :]
+    loads_the_same_or_is_refused(damaged)
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '{"a":' * 100_000, '9' * 10_000])
+def test_deep_and_long_headers_are_refused(text):
+    blob = len(text).to_bytes(8, 'little') + text.encode()
+    with pytest.raises(ModelError, match='not a readable safetensors file'):
+        ChunkPolicy.load(blob)
+    with pytest.raises(ModelError, match='description'):
+        PolicyInfo.from_json(text)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'hidden_dims': [65536, 65536]},
+        {'hidden_dims': [8]},
+        {'hidden_dims': []},
+        {'hidden_dims': [1] * 1000},
+        {'state_dim': 65536},
+        {'action_chunk_size': 65536, 'action_dim': 65536},
+        {'state_dim': True},
+        {'hidden_dims': [float('inf'), 8]},
+        {'version': -1},
+        {'version': 2**64},
+    ],
+)
+def test_no_network_is_made_for_sizes_that_the_file_does_not_hold(monkeypatch, changes):
+    def made(*shape):
+        pytest.fail(f'a network of {shape} was made')
+
+    monkeypatch.setattr(policy_file, 'NoiseConditionedPolicy', made)
+    with pytest.raises(ModelError):
+        ChunkPolicy.load(described(**changes))
+
+
+def test_tensors_of_another_type_are_refused_by_name():
+    tensors = {name: t.to(torch.float64) for name, t in POLICY._tensors().items()}
+    metadata = parted(BLOB)[0]['__metadata__']
+    blob = policy_file.save_tensors(tensors, metadata)
+    with pytest.raises(ModelError, match=r"tensor 'normalizer\.mean' is F64"):
+        ChunkPolicy.load(blob)
+
+
+def test_what_was_saved_comes_back():
+    again = ChunkPolicy.load(BLOB)
+    assert again.info == INFO
+    observation = np.arange(3, dtype=np.float32)
+    assert np.array_equal(again.plan(observation, 5), POLICY.plan(observation, 5))
