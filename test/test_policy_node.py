@@ -36,6 +36,7 @@ from qcfql_ros.contract.named_vector import (
 )
 from qcfql_ros.control.planner import chunk_seed
 from qcfql_ros.errors import ModelError, ParameterError
+from qcfql_ros.nodes.diagnostics import OK, WARN
 from qcfql_ros.nodes.policy_node import PolicyNode
 from qcfql_ros.nodes.process import Stop
 from qcfql_ros.nodes.qos import RECORD_QOS
@@ -291,6 +292,21 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_ones_go_on(
     assert reason in it.policy._gate.reason
     it.drive(9)
     assert {s.policy_version for s in it.steps()} == {0}
+
+
+def test_a_refusal_is_said_once_and_hides_no_later_warning(scene):
+    it = scene()
+    once_a_second = [t for t in it.policy.timers if t.timer_period_ns == 10**9]
+    once_a_second[0].cancel()  # this test judges in its place
+    it.drive(2)
+    send(it.robot, make_policy(5, 2, 'f' * 64).to_bytes(), 5)
+    it.until(lambda: it.policy._gate.rejected == 1, 'the refusal')
+    level, text = it.policy._judge('')
+    assert (level, text.startswith('weights refused: ')) == (WARN, True)
+    assert it.policy._judge('') == (OK, '')
+    it.policy._counters.ticks += 10
+    it.policy._counters.clipped += 7
+    assert it.policy._judge('') == (WARN, '7 of 20 action numbers clipped')
 
 
 def test_versions_must_rise_and_damage_is_refused(scene):

@@ -45,8 +45,6 @@ class PolicyNode(LifecycleNode):
         self._latch: HaltLatch | None = None
         self._counters = Counters()
         self._said = ''
-        self._clipped_before = 0
-        self._ticks_before = 0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = Diagnostics(self, 'policy: control')
         self.create_timer(1.0, self._on_second, clock=self._steady)
@@ -123,7 +121,8 @@ class PolicyNode(LifecycleNode):
         self._latch = HaltLatch(file, contract.after_crash)
         self._counters = Counters()
         self._planner = Planner(policy, parameters.seed, self._counters)
-        self._gate = WeightGate(contract, self._planner, device)
+        self._gate = WeightGate(contract, self._planner, device, self.get_logger().error)
+        self._clipped_before = self._ticks_before = self._rejected_before = 0
         self.get_logger().info(
             f'contract {contract.name} ({contract.hash[:12]}), policy version '
             f'{policy.info.version} ({policy.digest[:12]}) on {device}, {parameters.pacing}'
@@ -228,6 +227,8 @@ class PolicyNode(LifecycleNode):
         numbers = (counters.ticks - self._ticks_before) * self._contract.action_dim
         clipped = counters.clipped - self._clipped_before
         self._ticks_before, self._clipped_before = counters.ticks, counters.clipped
+        rejected = self._gate.rejected - self._rejected_before
+        self._rejected_before += rejected
         reason, counters.reason = counters.reason, ''
         if self._latch.disk_error:
             return ERROR, self._latch.disk_error
@@ -237,7 +238,7 @@ class PolicyNode(LifecycleNode):
             return WARN, reason
         if waiting:
             return WARN, f'waiting: {waiting}'
-        if self._gate.reason and self._gate.reason != self._said:
+        if rejected:
             return WARN, f'weights refused: {self._gate.reason}'
         if numbers and clipped > CLIPPED_WARNING * numbers:
             return WARN, f'{clipped} of {numbers} action numbers clipped'

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.errors import ModelError, WeightError
 from qcfql_ros.nodes.weights import ReceivedWeights, WeightReceiver
+
+REASON_CHARACTERS = 500
 
 
 def check_fit(policy: ChunkPolicy, contract: Contract, where: str) -> None:
@@ -52,19 +55,28 @@ class WeightGate:
     was started again: its first policy is accepted whatever its version, and those of the process
     before are refused from then on.
 
+    Args:
+        contract: of the robot.
+        planner: offered what is let in.
+        device: 'cpu' or 'cuda', of the policies.
+        log: told the traceback of what nobody expected.
+
     Attributes:
         accepted: policies offered.
         rejected: transfers refused.
         reason: of the last refusal.
     """
 
-    def __init__(self, contract: Contract, planner: Planner, device: str) -> None:
+    def __init__(
+        self, contract: Contract, planner: Planner, device: str, log: Callable[[str], None]
+    ) -> None:
         self.accepted = 0
         self.rejected = 0
         self.reason = ''
         self._contract = contract
         self._planner = planner
         self._device = device
+        self._log = log
         self._receiver = WeightReceiver()
         self._session: int | None = None
         self._past_sessions: set[int] = set()
@@ -84,8 +96,16 @@ class WeightGate:
             if received is not None:
                 self._let_in(received)
         except (WeightError, ModelError) as error:
-            self.rejected += 1
-            self.reason = str(error)
+            self._refuse(str(error))
+        except Exception as error:  # what others send must not end the one who drives
+            self._log(f'weights refused: {traceback.format_exc()}')
+            self._refuse(f'{type(error).__name__}: {error}')
+
+    def _refuse(self, reason: str) -> None:
+        # A file's own words may be long, or not be text that a message can carry.
+        printable = reason.encode('utf-8', 'backslashreplace').decode()
+        self.reason = printable[:REASON_CHARACTERS]
+        self.rejected += 1
 
     def _let_in(self, received: ReceivedWeights) -> None:
         where = f'received version {received.version}'

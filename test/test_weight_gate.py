@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate for new weights: a refusal is counted and said, and never ends the policy."""
+
+from __future__ import annotations
+
+from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
+from qcfql_ros.contract import load_contract
+from qcfql_ros.control.counters import Counters
+from qcfql_ros.control.planner import Planner
+from qcfql_ros.nodes import weight_gate
+from qcfql_ros.nodes.weight_gate import WeightGate
+from qcfql_ros.nodes.weights import split
+
+POINT = load_contract('point_reach')
+
+
+def make_policy(version=0, seed=1):
+    sizes = (POINT.state_dim, POINT.action_dim, 4, (8, 8))
+    info = PolicyInfo('point_reach', POINT.hash, *sizes, version)
+    return ChunkPolicy.random(info, seed)
+
+
+class Rig:
+    def __init__(self):
+        self.planner = Planner(make_policy(), 0, Counters())
+        self.logged = []
+        self.gate = WeightGate(POINT, self.planner, 'cpu', self.logged.append)
+
+    def send(self, blob, version):
+        for part in split(blob, version):
+            self.gate.take(part)
+
+
+def test_a_file_whose_header_is_a_list_is_a_refusal():
+    rig = Rig()
+    rig.send((2).to_bytes(8, 'little') + b'[]', 1)
+    assert (rig.gate.accepted, rig.gate.rejected) == (0, 1)
+    assert 'not a readable safetensors file' in rig.gate.reason
+    assert not rig.logged
+
+
+def test_something_unexpected_is_a_refusal_logged_with_its_traceback(monkeypatch):
+    rig = Rig()
+
+    def breaks(*arguments):
+        raise ZeroDivisionError('of a kind that nobody thought of')
+
+    with monkeypatch.context() as broken:
+        broken.setattr(weight_gate, 'try_out', breaks)
+        rig.send(make_policy(1, 2).to_bytes(), 1)
+    assert (rig.gate.accepted, rig.gate.rejected) == (0, 1)
+    assert rig.gate.reason == 'ZeroDivisionError: of a kind that nobody thought of'
+    assert 'in breaks' in rig.logged[0]
+    rig.send(make_policy(2, 3).to_bytes(), 2)
+    assert (rig.gate.accepted, rig.gate.rejected) == (1, 1)
+
+
+def test_a_reason_is_text_that_a_message_can_carry_whatever_the_file_says_of_itself():
+    rig = Rig()
+    blob = make_policy(1, 2).to_bytes()
+    half_a_character = blob.replace(POINT.hash.encode(), b'\\\\ud800' + b'f' * 57)
+    assert len(half_a_character) == len(blob)
+    rig.send(half_a_character, 1)
+    assert rig.gate.rejected == 1
+    assert '\\ud800' in rig.gate.reason
+    rig.gate.reason.encode()
+
+
+def test_a_long_reason_is_cut():
+    rig = Rig()
+    info = PolicyInfo('x' * 100_000, 'h', POINT.state_dim, POINT.action_dim, 4, (8, 8), 1)
+    rig.send(ChunkPolicy.random(info).to_bytes(), 1)
+    assert rig.gate.rejected == 1
+    assert len(rig.gate.reason) < 1000
