@@ -49,6 +49,23 @@ def test_wrong_arguments_are_refused_by_name(changes, argv, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize('table', [ROBOT_ARGUMENTS, SIM_ARGUMENTS], ids=['robot', 'sim'])
+def test_learning_by_the_clock_on_the_wall_refuses_simulated_time(table):
+    def check(**changes):
+        given = texts(**changes)
+        return check_arguments(table, {p.name: given[p.name] for p in table})
+
+    with pytest.raises(ParameterError) as caught:
+        check(use_sim_time='true', pacing='wall', learn='true')
+    text = str(caught.value)
+    assert 'use_sim_time' in text
+    assert 'give pacing:=lockstep or learn:=false' in text
+    assert '\n' not in text
+    assert check(use_sim_time='true', pacing='lockstep')['use_sim_time'] is True
+    assert check(use_sim_time='true', pacing='wall', learn='false')['learn'] is False
+    assert check(use_sim_time='false', pacing='wall')['pacing'] == 'wall'
+
+
 def test_a_run_folder_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_folder('here') == tmp_path / 'here'

@@ -72,7 +72,8 @@ def check_arguments(
             the file was included by another one, whose arguments they are.
 
     Raises:
-        ParameterError: an unknown name, or a value of the wrong type or out of range.
+        ParameterError: an unknown name, a value of the wrong type or out of range, or values
+            that exclude each other.
     """
     known = {parameter.name: parameter for parameter in table}
     for word in argv:
@@ -80,7 +81,15 @@ def check_arguments(
         if separator and name not in known and name not in _OF_ROS2_LAUNCH:
             hint = nearest(name, known) or f'; arguments are {", ".join(known)}'
             raise ParameterError(f'unknown launch argument {name!r}{hint}')
-    return {name: known[name].check(_parse(known[name], texts[name])) for name in known}
+    values = {name: known[name].check(_parse(known[name], texts[name])) for name in known}
+    # The learner takes receive stamps from the wall clock: beside stamps of /clock every step
+    # would be late, and dropped.
+    if values['use_sim_time'] and values['learn'] and values['pacing'] == 'wall':
+        raise ParameterError(
+            'use_sim_time:=true with pacing:=wall and learn:=true would learn nothing: stamps of '
+            '/clock do not compare with the wall clock; give pacing:=lockstep or learn:=false'
+        )
+    return values
 
 
 def _parse(parameter: Parameter, text: str) -> Any:
