@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from recorded_ticks import CONTRACT, PERIOD, POSE, STORE, T, Ticks, header, state
 
+from qcfql_ros.contract.schema import OutcomeRule
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.session_mark import session_mark
 from qcfql_ros.data.steps import SegmentEnd, Source, Step
@@ -375,3 +376,15 @@ def test_a_namespace_moves_every_topic():
     for topic, now, data in ticks.log:
         events += assembler.push(f'/arm1{topic}', now + ticks.now_ns, data)
     assert short(events) == ['0', '1', '2', '~timeout']
+
+
+def test_failing_sooner_is_never_worth_more():
+    by_default = OutcomeRule('outcome', 'pre', failure_reward=None)
+    for reward in (-1.0, -0.25, 0.0):
+        prices = [
+            sum(0.99**t * reward for t in range(length))
+            + 0.99 ** (length - 1) * by_default.price_of_failure(reward)
+            for length in range(1, 60)
+        ]
+        assert np.diff(prices).min() >= -1e-9, 'a later failure costs no more than a sooner one'
+    assert OutcomeRule('outcome', 'pre', failure_reward=-5.0).price_of_failure(-1.0) == -5.0

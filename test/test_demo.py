@@ -173,3 +173,27 @@ def test_what_the_user_can_change_is_one_line_and_exit_status_2(
     assert words in error
     assert error.count('\n') == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_breaks_off_keeps_what_it_recorded(tmp_path, monkeypatch):
+    def broken(arguments, contract, model, run_dir, stop):
+        (run_dir / 'bag').mkdir()
+        raise BrokenPipeError('the pipe that the table went into was closed')
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('qcfql_ros.cli.demo._practise', broken)
+    with pytest.raises(BrokenPipeError):
+        main(['demo'])
+    assert [path.name for path in (tmp_path / 'runs').glob('*/bag')] == ['bag']
+
+
+def test_a_setting_that_a_node_would_refuse_is_refused_before_anything_is_made(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(['demo', '--utd-ratio', '0', '--run-dir', 'here']) == 2
+    assert main(['demo', '--robot', 'point_reach', '--run-dir', 'here']) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert 'update_to_data_ratio: got 0.0' in errors[0]
+    assert "made for contract 'ur5e_cube'" in errors[1] and len(errors) == 2
+    assert list(tmp_path.iterdir()) == []
