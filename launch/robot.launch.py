@@ -69,12 +69,12 @@ def start(context):
         'contract': str(Path(contract.file).absolute()),
         'pacing': values['pacing'],
         'seed': values['seed'],
-        'run_dir': str(run_folder(values['run_dir'])),
         'use_sim_time': values['use_sim_time'],
     }
     policy = {'model': str(model.policy.absolute()), 'device': values['device'], 'autostart': True}
     demos = values['demos'] or (model.demonstrations and model.demonstrations.absolute())
     learner = {
+        'run_dir': str(run_folder(values['run_dir'])),
         'model': str(state and state.absolute()),
         'learn': values['learn'],
         'demos': str(demos or ''),

@@ -95,7 +95,6 @@ PACING = Parameter(
     'wall: real time, for robots. lockstep: tick by tick, for simulators.',
     choices=('wall', 'lockstep'),
 )
-RUN_DIR = Parameter('run_dir', str, '', 'Folder of this run; empty keeps nothing on disk.')
 
 POLICY_NODE = (
     CONTRACT,
@@ -114,7 +113,13 @@ POLICY_NODE = (
     ),
     Parameter('threads', int, 1, 'CPU threads of torch.', low=1, high=256),
     Parameter('autostart', bool, True, 'Configure and activate without being asked.'),
-    RUN_DIR,
+    Parameter(
+        'state_dir',
+        str,
+        '',
+        'Folder that keeps a halt over restarts; empty takes $ROS_HOME/qcfql_ros, or '
+        '~/.ros/qcfql_ros, if the contract says `after_crash: wait`, else memory only.',
+    ),
 )
 
 LEARNER_NODE = (

@@ -11,10 +11,10 @@ from control_parts import POINT, CountingPolicy
 
 from qcfql_ros.control.chunk_buffer import ChunkBuffer
 from qcfql_ros.control.counters import Counters
-from qcfql_ros.control.halt import HaltLatch
+from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner, chunk_seed
 from qcfql_ros.control.safety import SafetyFilter
-from qcfql_ros.errors import MessageError
+from qcfql_ros.errors import MessageError, ParameterError
 
 OBSERVATION = np.zeros(6, np.float32)
 
@@ -49,12 +49,28 @@ def test_a_halt_survives_a_restart_until_it_is_resumed(tmp_path):
 
 def test_an_unclean_end_comes_up_halted_and_a_clean_one_does_not(tmp_path):
     file = tmp_path / 'policy_state.json'
-    latch = HaltLatch(file)
-    latch.driving(True)
+    HaltLatch(file).driving(True)
     assert HaltLatch(file, 'wait').halted
+    again = HaltLatch(file, 'wait')
+    again.resume()
+    again.driving(True)
     assert not HaltLatch(file, 'resume').halted
-    latch.driving(False)
+    again.driving(True)
+    again.driving(False)
     assert not HaltLatch(file, 'wait').halted
+
+
+def test_a_halt_that_was_asked_for_outlives_a_restart_whatever_follows_a_crash(tmp_path):
+    file = tmp_path / 'policy_state.json'
+    HaltLatch(file, 'resume').halt('tested')
+    assert HaltLatch(file, 'resume').reason == 'tested'
+
+
+def test_what_is_found_at_the_start_stays_on_disk_until_a_clean_end(tmp_path):
+    file = tmp_path / 'policy_state.json'
+    HaltLatch(file).driving(True)
+    HaltLatch(file)  # started, and killed before it drove
+    assert HaltLatch(file).reason == 'the process before this one did not end cleanly'
 
 
 @pytest.mark.parametrize('text', ['', '{"halted": fal', '[]', '\x00\x00'])
@@ -71,6 +87,43 @@ def test_a_halt_holds_although_the_disk_refuses(tmp_path):
     latch.halt('tested')
     assert latch.halted
     assert 'cannot be written' in latch.disk_error
+
+
+@pytest.mark.parametrize('after_crash', ['wait', 'resume'])
+def test_where_nothing_can_be_kept_whoever_waits_after_a_crash_starts_halted(
+    tmp_path, after_crash
+):
+    (tmp_path / 'a_file').write_text('')
+    latch = HaltLatch(tmp_path / 'a_file' / 'policy_state.json', after_crash)
+    assert 'cannot be written' in latch.disk_error
+    assert latch.halted is (after_crash == 'wait')
+    assert ('cannot be written' in latch.reason) is latch.halted
+    latch.resume()
+    assert not latch.halted
+
+
+def test_a_robot_has_one_latch_file_wherever_its_runs_are(tmp_path, monkeypatch):
+    monkeypatch.setenv('ROS_HOME', str(tmp_path))
+    own = tmp_path / 'qcfql_ros'
+    assert latch_file('', '/', 'point', 'wait') == own / 'root_point.json'
+    assert latch_file('', '/arm/left', 'point', 'wait') == own / 'arm.left_point.json'
+    assert latch_file('', '/', 'a/../b: c', 'wait') == own / 'root_a%2F..%2Fb%3A%20c.json'
+    monkeypatch.delenv('ROS_HOME')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert latch_file('', '/', 'point', 'wait') == tmp_path / '.ros/qcfql_ros/root_point.json'
+    assert latch_file('~/kept', '/', 'p', 'resume') == tmp_path / 'kept/root_p.json'
+
+
+def test_whoever_goes_on_after_a_crash_keeps_a_latch_only_where_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv('ROS_HOME', str(tmp_path))
+    assert latch_file('', '/', 'point', 'resume') is None
+
+
+def test_without_a_home_the_setting_to_give_is_named(monkeypatch):
+    monkeypatch.delenv('ROS_HOME', raising=False)
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)
+    with pytest.raises(ParameterError, match='state_dir'):
+        latch_file('', '/', 'point', 'wait')
 
 
 def test_rows_are_taken_one_by_one_and_the_next_chunk_follows():

@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
-from qcfql_ros.contract import load_contract
+from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.chunk_record import decode_chunk
 from qcfql_ros.contract.decode import stamp_of
 from qcfql_ros.contract.encode import decode_commands
@@ -36,9 +36,9 @@ from qcfql_ros.contract.named_vector import (
 )
 from qcfql_ros.control.planner import chunk_seed
 from qcfql_ros.errors import ModelError, ParameterError
-from qcfql_ros.nodes.diagnostics import OK, WARN
+from qcfql_ros.nodes.diagnostics import ERROR, OK, WARN
 from qcfql_ros.nodes.policy_node import PolicyNode
-from qcfql_ros.nodes.process import Stop
+from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.qos import RECORD_QOS
 from qcfql_ros.nodes.weights import WEIGHTS_QOS, split
 
@@ -59,6 +59,15 @@ def make_policy(version=0, seed=1, contract_hash=CONTRACT.hash):
         version=version,
     )
     return ChunkPolicy.random(info, seed)
+
+
+def waiting_contract(folder):
+    """Return the file of the same contract, but for a robot that stays put after a crash."""
+    text = find_contract('point_reach').read_text()
+    assert 'after_crash: resume' in text
+    file = folder / 'waiting.yaml'
+    file.write_text(text.replace('after_crash: resume', 'after_crash: wait'))
+    return str(file)
 
 
 class ScriptedRobot(Node):
@@ -124,13 +133,14 @@ class Scene:
             'pacing': 'lockstep',
             'device': 'cpu',
             'seed': 7,
-            'run_dir': str(tmp_path / 'run'),
+            'state_dir': str(tmp_path / 'state'),
             **parameters,
         }
         arguments = ['--ros-args']
         for name, value in values.items():
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         rclpy.init(args=arguments)
+        self.closed = False
         self.stop = Stop()
         self.executor = SingleThreadedExecutor()
         self.policy = self.robot = None
@@ -179,6 +189,9 @@ class Scene:
         return future.result()
 
     def close(self):
+        if self.closed:
+            return
+        self.closed = True
         if self.policy is not None:
             self.policy.close()
         self.executor.shutdown()
@@ -335,7 +348,7 @@ def test_a_halt_takes_effect_at_the_next_tick_and_stays_until_resumed(scene, tmp
     steps = it.steps()
     assert [s.source for s in steps] == [0, 0, 0, 0, 3]
     assert steps[-1].action.tolist() == list(CONTRACT.action.hold)
-    assert json.loads((tmp_path / 'run/policy_state.json').read_text())['halted']
+    assert json.loads((tmp_path / 'state/root_point_reach.json').read_text())['halted']
     # A second halt is answered after everything before it was handled: nothing more was sent.
     assert it.call('halt').success
     assert len(it.robot.commands) == 5
@@ -343,6 +356,69 @@ def test_a_halt_takes_effect_at_the_next_tick_and_stays_until_resumed(scene, tmp
     assert it.call('resume').success
     it.until(lambda: it.robot.tick == 7 and len(heard) > 5, 'driving again')
     assert (it.steps()[5].source, it.steps()[5].episode) == (0, 1)
+
+
+def test_a_halt_outlives_cleanup_and_restart(scene):
+    it = scene()
+    it.drive(2)
+    assert it.call('halt').success
+    for transition in ('deactivate', 'cleanup', 'configure', 'activate'):
+        getattr(it.policy, f'trigger_{transition}')()
+    assert it.policy._latch.halted
+    it.close()
+    again = scene()
+    assert again.policy._latch.reason == 'asked for by ~/halt'
+
+
+def test_a_halt_kept_in_memory_outlives_cleanup_and_no_restart(scene):
+    it = scene(state_dir='')
+    it.drive(2)
+    assert it.policy._latch.file is None
+    assert it.call('halt').success
+    for transition in ('deactivate', 'cleanup', 'configure'):
+        getattr(it.policy, f'trigger_{transition}')()
+    assert it.policy._latch.reason == 'asked for by ~/halt'
+    it.close()
+    assert not scene(state_dir='').policy._latch.halted
+
+
+def test_a_thread_that_died_is_no_clean_end(scene, tmp_path):
+    it = scene(contract=waiting_contract(tmp_path))
+    it.drive(2)
+    it.stop.request(RuntimeError('tested'))
+    it.close()
+    again = scene(contract=waiting_contract(tmp_path))
+    assert again.policy._latch.reason == 'the process before this one did not end cleanly'
+
+
+def test_an_error_in_a_callback_is_known_when_the_node_closes(capfd):
+    seen = []
+
+    class Breaks(Node):
+        def __init__(self, stop):
+            super().__init__('breaks')
+            self.stop = stop
+            self.create_timer(0.01, self.on_timer)
+
+        def on_timer(self):
+            raise RuntimeError('tested')
+
+        def close(self):
+            seen.append(self.stop.error)
+
+    assert run_node(Breaks, []) == 1
+    assert [str(error) for error in seen] == ['tested']
+    assert capfd.readouterr().err.count('RuntimeError: tested') == 1
+
+
+def test_where_no_latch_can_be_kept_a_waiting_robot_starts_halted_and_says_why(scene, tmp_path):
+    (tmp_path / 'a_file').write_text('')
+    it = scene(contract=waiting_contract(tmp_path), state_dir=str(tmp_path / 'a_file'))
+    level, text = it.policy._judge('')
+    assert level == ERROR
+    assert 'cannot be written' in text
+    assert 'halted' in text
+    assert 'call ~/resume to drive' in text
 
 
 @pytest.mark.parametrize('transition', ['trigger_deactivate', 'close'])
@@ -412,6 +488,31 @@ def test_a_wrong_setting_ends_the_process_with_one_line_and_status_2(parameters,
     assert process.returncode == 2
     assert len(lines) == 1
     assert words in lines[0]
+
+
+def test_a_robot_whose_policy_was_killed_stays_put_in_the_next_run(scene, tmp_path, monkeypatch):
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros_home'))
+    model = tmp_path / 'policy.safetensors'
+    model.write_bytes(make_policy().to_bytes())
+    mark = tmp_path / 'ros_home/qcfql_ros/root_point_reach.json'
+    contract = waiting_contract(tmp_path)
+    process = start_process(f'contract:={contract}', f'model:={model}', 'pacing:=lockstep')
+    try:
+        deadline = time.monotonic() + 60
+        while not (mark.exists() and json.loads(mark.read_text())['driving']):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    it = scene(contract=contract, state_dir='')
+    assert it.policy._latch.reason == 'the process before this one did not end cleanly'
+    it.robot.limit = 10
+    it.begin()
+    assert it.call('halt').success  # answered after the sensors: all that was to be sent is out
+    assert [s.source for s in it.steps()] in ([], [3])
+    assert it.call('resume').success
+    it.until(lambda: it.robot.tick == 10, 'driving again')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -7,6 +7,42 @@ import json
 import os
 import threading
 from pathlib import Path
+from urllib.parse import quote
+
+from qcfql_ros.errors import ParameterError
+
+FOLDER = 'qcfql_ros'  # in ROS_HOME
+
+
+def latch_file(state_dir: str, namespace: str, contract: str, after_crash: str) -> Path | None:
+    """Return where the latch of one robot is kept, the same in every run; None is in memory only.
+
+    Args:
+        state_dir: folder given by the user; empty takes ``qcfql_ros`` in ``$ROS_HOME``, which is
+            ``~/.ros`` where not set.
+        namespace: of the node, as ``/arm/left``.
+        contract: its name.
+        after_crash: of the contract. With ``resume``, which is for simulators, nothing is kept
+            without a `state_dir`: any number of them run under one user and none is to wait for
+            what another one left.
+
+    Raises:
+        ParameterError: there is no home folder, and no other one was given.
+    """
+    if state_dir:
+        folder = Path(os.path.expanduser(state_dir))
+    elif after_crash == 'resume':
+        return None
+    else:
+        home = os.environ.get('ROS_HOME') or os.path.expanduser('~/.ros')
+        if home.startswith('~'):
+            raise ParameterError(
+                'parameter state_dir is empty, and no home folder is known to keep the halt latch '
+                'in; give -p state_dir:=... or set ROS_HOME'
+            )
+        folder = Path(home) / FOLDER
+    robot = namespace.strip('/').replace('/', '.') or 'root'
+    return folder / f'{robot}_{quote(contract, safe="")}.json'
 
 
 class HaltLatch:
@@ -17,8 +53,9 @@ class HaltLatch:
 
     Args:
         file: where to keep it; None keeps it in memory only.
-        after_crash: of the contract. ``wait``: after a halt or an unclean end come up halted,
-            until resumed. ``resume``: go on.
+        after_crash: of the contract. ``wait``: come up halted after an unclean end, and where
+            the file cannot be written, until resumed. ``resume``: go on. A halt that was asked
+            for holds with either.
 
     Attributes:
         reason: why it is halted.
@@ -31,12 +68,17 @@ class HaltLatch:
         self.disk_error = ''
         self._lock = threading.Lock()
         self._halted = threading.Event()
+        self._driving = False
         before = self._read()
-        if after_crash == 'wait' and (before.get('halted') or before.get('driving')):
+        waits = after_crash == 'wait'
+        if before.get('halted') or (waits and before.get('driving')):
             unclean = 'the process before this one did not end cleanly'
             self.reason = str(before.get('reason') or unclean)
             self._halted.set()
-        self._driving = False
+        self._write()
+        if self.disk_error and waits and not before.get('halted'):
+            self.reason = f'whether the robot was halted is not known: {self.disk_error}'
+            self._halted.set()
 
     @property
     def halted(self) -> bool:

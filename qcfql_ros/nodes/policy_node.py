@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from std_srvs.srv import Trigger
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract import load_contract
 from qcfql_ros.control.counters import Counters
-from qcfql_ros.control.halt import HaltLatch
+from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.control.wall import WallDriver
 from qcfql_ros.errors import ParameterError, QcfqlError
@@ -28,7 +27,6 @@ from qcfql_ros.nodes.ros_parameters import declare_parameters
 from qcfql_ros.nodes.weight_gate import WeightGate, check_fit, try_out
 from qcfql_ros.parameters import POLICY_NODE
 
-STATE_FILE = 'policy_state.json'
 CONNECT_S = 0.02
 CLIPPED_WARNING = 0.01
 
@@ -116,9 +114,12 @@ class PolicyNode(LifecycleNode):
         policy = ChunkPolicy.load(parameters.model, device)
         check_fit(policy, contract, parameters.model)
         try_out(policy, np.zeros(contract.state_dim, dtype=np.float32), parameters.model)
-        file = Path(parameters.run_dir) / STATE_FILE if parameters.run_dir else None
+        after_crash = contract.after_crash
+        file = latch_file(parameters.state_dir, self.get_namespace(), contract.name, after_crash)
+        before, self._latch = self._latch, HaltLatch(file, after_crash)
+        if before is not None and before.halted:  # cleanup is no ~/resume
+            self._latch.halt(before.reason)
         self._contract = contract
-        self._latch = HaltLatch(file, contract.after_crash)
         self._counters = Counters()
         self._planner = Planner(policy, parameters.seed, self._counters)
         self._gate = WeightGate(contract, self._planner, device, self.get_logger().error)
@@ -152,7 +153,8 @@ class PolicyNode(LifecycleNode):
             return
         self.destroy_timer(self._connecting)
         driving.close()
-        self._latch.driving(False)
+        # Whoever dies of an error has not ended cleanly, in whatever order it lets go.
+        self._latch.driving(self._stop.error is not None)
 
     def _on_connecting(self) -> None:
         if self._driving.output.connected():
@@ -230,10 +232,12 @@ class PolicyNode(LifecycleNode):
         rejected = self._gate.rejected - self._rejected_before
         self._rejected_before += rejected
         reason, counters.reason = counters.reason, ''
-        if self._latch.disk_error:
-            return ERROR, self._latch.disk_error
-        if self._latch.halted:
-            return WARN, f'halted: {self._latch.reason}; call ~/resume to drive'
+        halted, disk_error = self._latch.halted, self._latch.disk_error
+        text = f'halted: {self._latch.reason}; call ~/resume to drive' if halted else ''
+        if disk_error:
+            return ERROR, text if disk_error in text else f'{text} {disk_error}'.lstrip()
+        if halted:
+            return WARN, text
         if reason:
             return WARN, reason
         if waiting:

@@ -129,6 +129,7 @@ def run_node(create: Callable[[Stop], Node], args: list[str] | None = None) -> i
         error = ParameterError(str(caught))
     except BaseException as caught:
         error = caught
+        stop.request(error)  # close() is to know that this is no clean end
     signals.interrupt_main = False
     for teardown in (
         getattr(node, 'close', None),
