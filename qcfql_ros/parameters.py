@@ -156,8 +156,8 @@ LEARNER_NODE = (
         1.0,
         'Updates per environment step.',
         unit='updates/step',
-        low=0.0,
-        high=1000.0,
+        low=0.001,
+        high=100.0,
     ),
     Parameter(
         'warmup_steps', int, 1000, 'Steps in the buffer before the first update.', 'steps', low=0

@@ -182,7 +182,6 @@ def start_nodes(
         'model': str(model.policy.absolute()),
         'device': arguments.device,
         'autostart': True,
-        'run_dir': run_folder,
     }
     robot = {
         'robot': arguments.robot,
