@@ -94,9 +94,11 @@ class LearnerNode(Node):
                 self._start_trainer, self._history, lambda text: self.get_logger().error(text)
             )
         self._credits_sent = -1
+        self._robot_tick = 0
         self._credits = self.create_publisher(UInt64, CREDITS_TOPIC, CREDITS_QOS)
         self._weights = self.create_publisher(UInt8MultiArray, WEIGHTS_TOPIC, WEIGHTS_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
 
         mark = session_mark(contract.name, contract.hash, time.time_ns())
         self._on_message(session_topic(namespace), mark, {})
@@ -192,7 +194,8 @@ class LearnerNode(Node):
             except BagError as error:
                 self._stop_recording(error)
         # Recording alone has nothing to wait for, but a simulator must not outrun the recorder.
-        credits = self._assembler.last_tick + RECORDING_TICKS
+        tick = self._assembler.last_tick or self._robot_tick
+        credits = tick + RECORDING_TICKS
         if self._feed is not None:
             try:
                 messages = self._feed.pump()
@@ -202,16 +205,20 @@ class LearnerNode(Node):
             for message in messages:
                 if message['kind'] == 'policy':
                     self._publish_policy(message)
-            credits = self._feed.credits(
-                self._assembler.last_tick, self._set.utd_ratio, self._set.warmup_steps
-            )
+            credits = self._feed.credits(tick, self._set.utd_ratio, self._set.warmup_steps)
         if not self._matched():
-            credits = self._assembler.last_tick
-        elif not self._assembler.last_tick and not (self._feed and self._feed.loading):
-            credits = UNLIMITED  # which tick a robot is at that ran before us, its next one says
+            credits = tick
         if credits != self._credits_sent:
             self._credits_sent = credits
             self._credits.publish(UInt64(data=credits))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Learn at which tick a robot is that ran before us; it may wait for our credits."""
+        robot = f'{self.get_namespace().rstrip("/")}/robot'
+        for status in message.status:
+            if status.name == 'robot: pacing' and status.hardware_id == robot:
+                values = {pair.key: pair.value for pair in status.values}
+                self._robot_tick = int(values.get('tick', 0))
 
     def _matched(self) -> bool:
         """Whether everything that a tick consists of would be recorded.
