@@ -131,7 +131,7 @@ LEARNER_NODE = (
         'Folder of this run: bag, policies, checkpoints and logs are written here.',
     ),
     Parameter('learn', bool, True, 'Train while recording; false only records.'),
-    Parameter('model', str, '', 'Policy or training state to go on from.'),
+    Parameter('model', str, '', 'Training state to go on learning from.'),
     Parameter(
         'demos', str, '', 'Recorded bag mixed into the buffer, several with : between; or none.'
     ),

@@ -176,5 +176,5 @@ def _evaluation(arguments: argparse.Namespace, contract: Any) -> Any:
     from qcfql_ros.training.rollout import success_count
 
     robot = make_robot(arguments.robot, 'task', contract)
-    # Far from the seeds of practice and of `qcfql evaluate`, which count from 0.
+    # A seed that neither practice nor `qcfql evaluate` uses by default.
     return lambda policy, episodes: success_count(policy, robot, contract, episodes, 1_000_000)
