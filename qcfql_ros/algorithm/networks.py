@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qcfql_ros.algorithm.activation import gelu
+from qcfql_ros.algorithm.config import AlgorithmConfig
 
 LAYER_NORM_EPS = 1e-6
 
@@ -227,3 +228,33 @@ class ChunkedCritic(nn.Module):
         batch = state.shape[0]
         inputs = torch.cat([state, action_chunk.reshape(batch, -1)], dim=-1)
         return self.network(inputs, frozen=frozen).squeeze(-1)
+
+
+class Networks(nn.Module):
+    """Behaviour flow, noise-conditioned policy, critics and their moving average.
+
+    Args:
+        config: the settings.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, config: AlgorithmConfig, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        shape = (config.state_dim, config.action_dim, config.action_chunk_size)
+        hidden = config.hidden_dims
+        self.behavior = FlowMatchingBehaviorPolicy(
+            *shape, hidden, config.flow_matching_num_inference_steps, generator
+        )
+        self.policy = NoiseConditionedPolicy(*shape, hidden, generator)
+        ensemble = (config.num_critics, config.critic_layer_norm)
+        self.critic = ChunkedCritic(*shape, hidden, *ensemble, generator)
+        self.target_critic = ChunkedCritic(*shape, hidden, *ensemble)
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.target_critic.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_targets(self, tau: float) -> None:
+        """Move the target critics towards the critics: ``target += tau (critic - target)``."""
+        target, online = self.target_critic.parameters(), self.critic.parameters()
+        torch._foreach_lerp_(list(target), list(online), tau)

@@ -3,44 +3,19 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from qcfql_ros.algorithm.batch import Batch, Info, Noise
 from qcfql_ros.algorithm.config import AlgorithmConfig
-from qcfql_ros.algorithm.losses import (
-    Batch,
-    Info,
-    Noise,
-    behavior_loss,
-    critic_loss,
-    critic_target,
-    policy_loss,
-)
-from qcfql_ros.algorithm.networks import (
-    ChunkedCritic,
-    FlowMatchingBehaviorPolicy,
-    NoiseConditionedPolicy,
-    Perceptron,
-)
+from qcfql_ros.algorithm.losses import Losses, all_losses, behavior_loss
+from qcfql_ros.algorithm.networks import Networks, Perceptron
 
-
-class Networks(nn.Module):
-    """Behaviour flow, noise-conditioned policy, critics and their moving average."""
-
-    def __init__(self, config: AlgorithmConfig, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        shape = (config.state_dim, config.action_dim, config.action_chunk_size)
-        hidden = config.hidden_dims
-        self.behavior = FlowMatchingBehaviorPolicy(
-            *shape, hidden, config.flow_matching_num_inference_steps, generator
-        )
-        self.policy = NoiseConditionedPolicy(*shape, hidden, generator)
-        ensemble = (config.num_critics, config.critic_layer_norm)
-        self.critic = ChunkedCritic(*shape, hidden, *ensemble, generator)
-        self.target_critic = ChunkedCritic(*shape, hidden, *ensemble)
-        self.target_critic.load_state_dict(self.critic.state_dict())
-        self.target_critic.requires_grad_(False)
+_BETAS = (0.9, 0.999)
+_EPS = 1e-8
 
 
 class Update:
@@ -68,49 +43,81 @@ class Update:
                 module.bfloat16_products = bfloat16
         self.trained = [p for p in self.networks.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            self.trained, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True
+            self.trained, lr=config.learning_rate, betas=_BETAS, eps=_EPS, fused=True
         )
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.distillation_weight = config.distillation_weight
-        self.count = 0
-        self._online: list[Tensor] = list(self.networks.critic.parameters())
-        self._target: list[Tensor] = list(self.networks.target_critic.parameters())
+        self.count = 0  # updates of all three losses
+        self.behavior_count = 0  # updates of the flow alone, before those
 
     def is_finite(self) -> bool:
         """Whether every trained weight is a finite number."""
         return all(bool(torch.isfinite(weight).all()) for weight in self.trained)
 
-    def losses(self, batch: Batch, noise: Noise) -> tuple[Tensor, Info]:
-        """Return the sum of the three losses and their parts; no state is changed."""
-        nets, config = self.networks, self.config
-        with torch.no_grad():
-            teacher = nets.behavior.sample(batch.state, noise=noise.policy)
-            chunk = torch.where(batch.tail_unknown[:, :, None], teacher, batch.chunk)
-        target = critic_target(nets.target_critic, nets.policy, batch, noise, config)
-        loss_critic, info_critic = critic_loss(nets.critic, batch, chunk, target)
-        loss_behavior, info_behavior = behavior_loss(
-            nets.behavior, batch, noise, config.flow_matching_sigma
-        )
-        loss_policy, info_policy = policy_loss(
-            nets.policy, nets.critic, batch, noise, teacher, config, self.distillation_weight
-        )
-        total = loss_critic + loss_behavior + loss_policy
-        return total, {**info_critic, **info_behavior, **info_policy}
+    def losses(self, batch: Batch, noise: Noise) -> Losses:
+        """Return the three losses; no state is changed."""
+        return all_losses(self.networks, batch, noise, self.config, self.distillation_weight)
 
     def step(self, batch: Batch, noise: Noise | None = None) -> Info:
         """Move networks, targets and counter one update on and return scalars for the log.
 
         Each weight stands in exactly one loss, so one backward of the sum gives each network the
-        gradient of its own loss. The moving average uses the critic from before the step, as
-        the reference does.
+        gradient of its own loss.
         """
         if noise is None:
             noise = Noise.draw(batch.state.shape[0], self.config, self.generator)
-        total, info = self.losses(batch, noise)
+        losses = self.losses(batch, noise)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        with torch.no_grad():
-            torch._foreach_lerp_(self._target, self._online, self.config.critic_target_update_tau)
-        self.optimizer.step()
-        self.count += 1
+        losses.total.backward()
+        info = {**losses.info, **losses.behavior_share(), **self._gradient_norms()}
+        self.apply_gradients()
         return info
+
+    def behavior_step(self, batch: Batch, noise: Noise | None = None) -> Info:
+        """Move the behaviour flow alone one update on (``--pretrain behavior``)."""
+        if noise is None:
+            noise = Noise.draw(batch.state.shape[0], self.config, self.generator)
+        sigma = self.config.flow_matching_sigma
+        loss, info = behavior_loss(self.networks.behavior, batch, noise, sigma)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()  # skips what has no gradient
+        self.behavior_count += 1
+        return info
+
+    def apply_gradients(self) -> None:
+        """Take Adam's step and move the targets, with the gradients that are there."""
+        tau, before = self.config.critic_target_update_tau, self.config.target_update == 'before'
+        if before:  # as the reference: from the critics before the step
+            self.networks.update_targets(tau)
+        if self.config.adam_bias_correction == 'float32':
+            self._round_bias_corrections(self.count + 1)
+        self.optimizer.step()
+        if not before:
+            self.networks.update_targets(tau)
+        self.count += 1
+
+    def _gradient_norms(self) -> Info:
+        nets = self.networks
+        norms = {}
+        for name in ('behavior', 'policy', 'critic'):
+            gradients = [p.grad for p in getattr(nets, name).parameters() if p.grad is not None]
+            if gradients:
+                parts: list[Tensor] = list(torch._foreach_norm(gradients))
+                norms[f'gradient_norm_{name}'] = torch.linalg.vector_norm(torch.stack(parts))
+        return norms
+
+    def _round_bias_corrections(self, count: int) -> None:
+        """Let step `count` of Adam divide by bias corrections rounded as JAX (optax) rounds them.
+
+        optax takes ``1 - 0.999**count`` in float32, which is 1.3e-5 off at the first step. A
+        learning rate and an epsilon scaled by the ratios give just that.
+        """
+        one, ratios = np.float32(1.0), []
+        for beta in _BETAS:
+            rounded = one - np.power(np.float32(beta), np.float32(count), dtype=np.float32)
+            ratios.append((1.0 - beta**count) / float(rounded))
+        root = math.sqrt(ratios[1])
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.config.learning_rate * ratios[0] / root
+            group['eps'] = _EPS / root

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from qcfql_ros.algorithm.losses import Batch
+from qcfql_ros.algorithm.batch import Batch
 from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.errors import ParameterError
 

@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from qcfql_ros.algorithm.losses import Batch
+from qcfql_ros.algorithm.batch import Batch
 from qcfql_ros.algorithm.normalizer import Normalizer
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.steps import SegmentEnd, Step
