@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.batch import Batch, Noise
+from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.update import Update
 
 FILE = Path(__file__).parent / 'data' / 'reference_a.npz'

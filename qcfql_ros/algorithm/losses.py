@@ -19,7 +19,6 @@ from qcfql_ros.algorithm.networks import (
     ChunkedCritic,
     FlowMatchingBehaviorPolicy,
     Networks,
-    NoiseConditionedPolicy,
 )
 
 MAX_VALUE_WEIGHT = 20.0  # as Wang et al. 2020 (CRR) cut their exponential weights
