@@ -12,12 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcfql_ros.algorithm import policy as policy_file
-from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
+from qcfql_ros.algorithm.config import AlgorithmConfig
+from qcfql_ros.algorithm.policy import ChunkPolicy
+from qcfql_ros.algorithm.policy_info import BestOfN, PolicyInfo
 from qcfql_ros.errors import ModelError
+from qcfql_ros.training.checkpoint import TrainingState
 
 INFO = PolicyInfo('c', 'h', 3, 2, 4, (8, 8))
 POLICY = ChunkPolicy.random(INFO, seed=1)
 BLOB = POLICY.to_bytes()
+BEST_OF_N = {'num_action_samples': 8, 'flow_steps': 3, 'num_critics': 2, 'pessimism': 0.5}
+BEST_OF_N |= {'critic_layer_norm': True, 'critic_aggregation': 'min'}
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -122,7 +127,7 @@ def test_no_network_is_made_for_sizes_that_the_file_does_not_hold(monkeypatch, c
     def made(*shape):
         pytest.fail(f'a network of {shape} was made')
 
-    monkeypatch.setattr(policy_file, 'NoiseConditionedPolicy', made)
+    monkeypatch.setattr(policy_file, 'make_actor', made)
     with pytest.raises(ModelError):
         ChunkPolicy.load(described(**changes))
 
@@ -140,3 +145,48 @@ def test_what_was_saved_comes_back():
     assert again.info == INFO
     observation = np.arange(3, dtype=np.float32)
     assert np.array_equal(again.plan(observation, 5), POLICY.plan(observation, 5))
+
+
+def test_a_best_of_n_policy_comes_back_and_plans_what_its_critics_think_best():
+    config = AlgorithmConfig(3, 2, 4, hidden_dims=(8, 8), num_critics=2, actor='best_of_n')
+    policy = TrainingState.start(config, 'c', 'h', seed=3).policy()
+    again = ChunkPolicy.load(policy.to_bytes())
+    assert again.info == policy.info
+    assert again.info.best_of_n == BestOfN(32, 10, 2, True, 'min', 0.5)
+    observation = np.arange(3, dtype=np.float32)
+    chunk = again.plan(observation, 5)
+    assert np.array_equal(chunk, policy.plan(observation, 5))
+    state, actor = torch.from_numpy(observation)[None], again.network
+    samples = actor.behavior.sample(state.expand(32, -1), noise=again.noise(5)[0])
+    values = actor.critic.values(state.expand(32, -1), samples).amin(0)
+    assert np.allclose(chunk, samples[values.argmax()], atol=1e-6)
+    assert float(values.std()) > 0
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'num_action_samples': 0},
+        {'num_action_samples': 10**9},
+        {'num_critics': 3},
+        {'critic_aggregation': 'max'},
+        {'pessimism': None},
+        {'critic_layer_norm': 1},
+        {'flow_steps': 2.5},
+        {'surprise': 1},
+    ],
+)
+def test_a_best_of_n_description_that_does_not_fit_is_refused(changes):
+    policy = ChunkPolicy.random(
+        PolicyInfo('c', 'h', 3, 2, 4, (8,), best_of_n=BestOfN(**BEST_OF_N))
+    )
+    header, data = parted(policy.to_bytes())
+    info = json.loads(header['__metadata__']['qcfql'])
+    info['best_of_n'] |= changes
+    header['__metadata__']['qcfql'] = json.dumps(info)
+    with pytest.raises(ModelError):
+        ChunkPolicy.load(joined(header, data))
+
+
+def test_a_distilled_policy_says_nothing_of_best_of_n():
+    assert 'best_of_n' not in json.loads(INFO.to_json())

@@ -3,11 +3,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.networks import ChunkedCritic, FlowMatchingBehaviorPolicy
+
+
+class Aggregation(Protocol):
+    """How the members of an ensemble become one value, as `AlgorithmConfig` says it."""
+
+    @property
+    def critic_aggregation(self) -> str:
+        """Min, mean or mean_minus_std."""
+
+    @property
+    def pessimism(self) -> float:
+        """Rho of mean_minus_std."""
 
 
 def aggregate(values: Tensor, how: str, pessimism: float) -> Tensor:
@@ -25,7 +38,7 @@ def best_of_n(
     critic: ChunkedCritic,
     state: Tensor,
     noise: Tensor,
-    config: AlgorithmConfig,
+    config: Aggregation,
 ) -> Tensor:
     """Return the best of N flow samples for each state, (batch, chunk, action_dim) in [-1, 1].
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy as the robot runs it: one file, one forward, one chunk.
 
-A policy file is safetensors: the noise-conditioned policy's weights, the normaliser, and JSON
-under the metadata key ``qcfql``. Nothing else is needed to act.
+A policy file is safetensors: the actor's weights, the normaliser, and JSON under the metadata key
+``qcfql`` (`policy_info`). Nothing else is needed to act.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from qcfql_ros.algorithm.networks import NoiseConditionedPolicy
+from qcfql_ros.algorithm.actors import make_actor
 from qcfql_ros.algorithm.normalizer import Normalizer
+from qcfql_ros.algorithm.policy_info import PolicyInfo
 from qcfql_ros.errors import ModelError
 
-FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
-MAX_SIZE = 65536
-MAX_LAYERS = 64
-MAX_COUNT = 1 << 53  # what a float64 of a message can count to
-
-
-@dataclass(frozen=True)
-class PolicyInfo:
-    """What a policy file says about itself.
-
-    Attributes:
-        contract_name: name of the robot's contract.
-        contract_hash: hash of the contract the policy was trained for.
-        state_dim: size of the observation.
-        action_dim: size of an action row.
-        action_chunk_size: rows in a chunk.
-        hidden_dims: hidden layer sizes.
-        version: counts the policies of one training run, from 0.
-        updates: updates behind this policy.
-        environment_steps: steps of practice behind this policy.
-        format: of the file.
-    """
-
-    contract_name: str
-    contract_hash: str
-    state_dim: int
-    action_dim: int
-    action_chunk_size: int
-    hidden_dims: tuple[int, ...] = (256, 256, 256)
-    version: int = 0
-    updates: int = 0
-    environment_steps: int = 0
-    format: int = FORMAT
-
-    @classmethod
-    def from_json(cls, text: str) -> PolicyInfo:
-        """Parse; raises ModelError where a field is missing, unknown or of the wrong type."""
-        try:
-            values = json.loads(text)
-            values['hidden_dims'] = tuple(values['hidden_dims'])
-            info = cls(**values)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ModelError(f'policy file: its description cannot be read ({error})') from None
-        for entry in fields(cls):
-            value = getattr(info, entry.name)
-            wanted = {'int': int, 'str': str}.get(str(entry.type), tuple)
-            if type(value) is not wanted:  # a bool is no int here
-                raise ModelError(f'policy file: {entry.name} is {value!r}, wanted {entry.type}')
-        sizes = (info.state_dim, info.action_dim, info.action_chunk_size, *info.hidden_dims)
-        fits = 1 <= len(info.hidden_dims) <= MAX_LAYERS
-        if not fits or not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes):
-            raise ModelError(f'policy file: sizes {sizes} are not supported')
-        counts = (info.version, info.updates, info.environment_steps)
-        if info.format != FORMAT or not all(0 <= count <= MAX_COUNT for count in counts):
-            raise ModelError(f'policy file: format {info.format}, counts {counts}: not supported')
-        return info
-
-    def shapes(self) -> dict[str, list[int]]:
-        """Return the shape of every tensor that the file must hold, by name."""
-        chunk = self.action_chunk_size * self.action_dim
-        layers = itertools.pairwise((self.state_dim + chunk, *self.hidden_dims, chunk))
-        shapes = {'normalizer.mean': [self.state_dim], 'normalizer.std': [self.state_dim]}
-        for index, (fan_in, fan_out) in enumerate(layers):
-            shapes[f'policy.network.kernels.{index}'] = [fan_in, fan_out]
-            shapes[f'policy.network.biases.{index}'] = [fan_out]
-        return shapes
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:
@@ -108,7 +41,7 @@ class ChunkPolicy:
     """Plans chunks from observations.
 
     Args:
-        network: the noise-conditioned policy.
+        network: the actor: (state, noise) to chunks; `actors.make_actor` makes it.
         normalizer: applied to observations before the network.
         info: the file's description.
         device: 'cpu' or 'cuda'.
@@ -116,7 +49,7 @@ class ChunkPolicy:
 
     def __init__(
         self,
-        network: NoiseConditionedPolicy,
+        network: nn.Module,
         normalizer: Normalizer,
         info: PolicyInfo,
         device: str = 'cpu',
@@ -127,14 +60,17 @@ class ChunkPolicy:
         self.normalizer = normalizer
         self._normalizer_on_device = normalizer.to(self.device)
         self.digest = tensor_digest(self._tensors())
-        self._shape = (1, info.action_chunk_size, info.action_dim)
+        self._shape = (1, *info.noise_shape)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f'policy.{k}': v for k, v in self.network.state_dict().items()}
         return {**tensors, **self.normalizer.tensors()}
 
     def noise(self, seed: int) -> Tensor:
-        """Return the standard normal z of `seed`, (1, k, action_dim), drawn on the CPU."""
+        """Return the standard normal z of `seed`, (1, k, action_dim), drawn on the CPU.
+
+        For a best-of-N actor it is (1, N, k, action_dim).
+        """
         return torch.randn(self._shape, generator=torch.Generator().manual_seed(seed))
 
     @torch.inference_mode()
@@ -153,8 +89,7 @@ class ChunkPolicy:
     def to_bytes(self) -> bytes:
         """Return the policy file."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
-        description = json.dumps(asdict(self.info), sort_keys=True)
-        return save_tensors(tensors, {'qcfql': description, 'digest': self.digest})
+        return save_tensors(tensors, {'qcfql': self.info.to_json(), 'digest': self.digest})
 
     @classmethod
     def load(cls, source: str | Path | bytes, device: str = 'cpu') -> ChunkPolicy:
@@ -189,8 +124,7 @@ class ChunkPolicy:
         if tensor_digest(tensors) != metadata.get('digest'):
             raise ModelError(f'{where}: damaged, its tensors do not have the digest it states')
         normalizer = Normalizer.from_tensors(tensors, info.state_dim)
-        shape = (info.state_dim, info.action_dim, info.action_chunk_size, info.hidden_dims)
-        network = NoiseConditionedPolicy(*shape)
+        network = make_actor(info)
         weights = {k.removeprefix('policy.'): v for k, v in tensors.items() if '.' in k}
         weights = {k: v for k, v in weights.items() if not k.startswith('normalizer.')}
         try:
@@ -203,9 +137,7 @@ class ChunkPolicy:
     @classmethod
     def random(cls, info: PolicyInfo, seed: int = 0, device: str = 'cpu') -> ChunkPolicy:
         """Return an untrained policy, for tests and benchmarks."""
-        generator = torch.Generator().manual_seed(seed)
-        shape = (info.state_dim, info.action_dim, info.action_chunk_size, info.hidden_dims)
-        network = NoiseConditionedPolicy(*shape, generator)
+        network = make_actor(info, torch.Generator().manual_seed(seed))
         return cls(network, Normalizer.identity(info.state_dim), info, device)
 
 

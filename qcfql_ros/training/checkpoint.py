@@ -15,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from qcfql_ros.algorithm.actors import actor_weights
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.normalizer import Normalizer
-from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
+from qcfql_ros.algorithm.policy import ChunkPolicy
+from qcfql_ros.algorithm.policy_info import PolicyInfo
 from qcfql_ros.algorithm.update import Update
 from qcfql_ros.errors import CheckpointError
 
@@ -67,19 +69,16 @@ class TrainingState:
     def policy(self) -> ChunkPolicy:
         """Return a copy of the present policy as the robot runs it."""
         config = self.update.config
-        info = PolicyInfo(
+        info = PolicyInfo.of_config(
+            config,
             contract_name=self.contract_name,
             contract_hash=self.contract_hash,
-            state_dim=config.state_dim,
-            action_dim=config.action_dim,
-            action_chunk_size=config.action_chunk_size,
-            hidden_dims=config.hidden_dims,
             version=self.policy_version,
             updates=self.update.count,
             environment_steps=self.environment_steps,
         )
         copy = ChunkPolicy.random(info)
-        copy.network.load_state_dict(self.update.networks.policy.state_dict())
+        copy.network.load_state_dict(actor_weights(self.update.networks, info))
         return ChunkPolicy(copy.network, self.normalizer.to('cpu'), info)
 
     def save(self, path: str | Path) -> None:
