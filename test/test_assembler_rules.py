@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from recorded_ticks import CONTRACT, PERIOD, POSE, STORE, T, Ticks, header, state
 
-from qcfql_ros.contract.schema import OutcomeRule
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.session_mark import session_mark
 from qcfql_ros.data.steps import SegmentEnd, Source, Step
@@ -378,13 +379,13 @@ def test_a_namespace_moves_every_topic():
     assert short(events) == ['0', '1', '2', '~timeout']
 
 
-def test_failing_sooner_is_never_worth_more():
-    by_default = OutcomeRule('outcome', 'pre', failure_reward=None)
-    for reward in (-1.0, -0.25, 0.0):
-        prices = [
-            sum(0.99**t * reward for t in range(length))
-            + 0.99 ** (length - 1) * by_default.price_of_failure(reward)
-            for length in range(1, 60)
-        ]
-        assert np.diff(prices).min() >= -1e-9, 'a later failure costs no more than a sooner one'
-    assert OutcomeRule('outcome', 'pre', failure_reward=-5.0).price_of_failure(-1.0) == -5.0
+def test_a_failure_costs_what_the_contract_names_and_nothing_more() -> None:
+    for named, wanted in ((-5.0, -6.0), (None, -1.0)):
+        outcome = dataclasses.replace(CONTRACT.outcome, failure_reward=named)
+        assembler = Assembler(dataclasses.replace(CONTRACT, outcome=outcome))
+        for success, price in ((False, wanted), (True, -1.0)):
+            ticks = Ticks()
+            ticks.run(S0 + success * 100 * PERIOD, 2, terminated=True, success=success)
+            events = [event for message in ticks.log for event in assembler.push(*message)]
+            steps = [event for event in events if isinstance(event, Step)]
+            assert [step.reward for step in steps] == [-1.0, price], (named, success)

@@ -70,11 +70,11 @@ def test_every_legal_window_is_drawn_and_equals_the_slow_loop(shape, h, capacity
             window = slow_window(episode, start, h)
             if window is not None and first_row + start >= oldest:
                 wanted[episode.first + start] = window
-    starts = replay._starts[replay._head : replay._tail]
+    starts = replay.sampling.starts()
     assert len(starts) == len(wanted)
     if not len(starts):
         return
-    batch = replay.windows(starts)
+    batch = replay.sampling.windows(starts)
     assert sorted(batch.state[:, 0].tolist()) == sorted(wanted)
     for i, state in enumerate(batch.state[:, 0].tolist()):
         reward, bootstrap, behind, known = wanted[int(state)]
@@ -92,7 +92,7 @@ def test_the_tail_behind_a_termination_is_the_plan_where_the_window_starts_the_c
     episode = Episode(100, [False, False, False, False, True], plan=True)
     for event in (*episode.steps, episode.end):
         replay.append(event)
-    batch = replay.windows(np.array([3, 4]))
+    batch = replay.sampling.windows(np.array([3, 4]))
     assert batch.chunk[0, :, 0].tolist() == [-103.0, -104.0, 105.5]  # planned at step 3
     assert not batch.tail_unknown[0].any()
     assert batch.valid[0].tolist() == [1.0, 1.0, 0.0]
@@ -104,7 +104,7 @@ def test_a_plan_shorter_than_the_window_leaves_the_rest_unknown() -> None:
     episode = Episode(100, [False, False, False, True], plan=True)  # plans of 3 for windows of 5
     for event in (*episode.steps, episode.end):
         replay.append(event)
-    batch = replay.windows(np.array([3]))
+    batch = replay.sampling.windows(np.array([3]))
     assert batch.chunk[0, :3, 0].tolist() == [-103.0, 104.5, 105.5]
     assert batch.tail_unknown[0].tolist() == [False, False, False, True, True]
 
@@ -115,9 +115,11 @@ def test_behaviour_is_imitated_from_successes_only_where_asked() -> None:
         for step in Episode(first, [False, False, True]).steps:
             replay.append(dataclasses.replace(step, success=success and step.terminated))
         replay.append(SegmentEnd(np.zeros(1, np.float32), False, 'terminated', True))
-    assert replay.windows(np.array([0])).valid.tolist() == [[0.0, 0.0]]
-    assert replay.windows(np.array([4])).valid.tolist() == [[1.0, 1.0]]
-    assert replay.windows(np.array([0])).weight.tolist() == [1.0]  # the critic learns from all
+    assert replay.sampling.windows(np.array([0])).valid.tolist() == [[0.0, 0.0]]
+    assert replay.sampling.windows(np.array([4])).valid.tolist() == [[1.0, 1.0]]
+    assert replay.sampling.windows(np.array([0])).weight.tolist() == [
+        1.0
+    ]  # the critic learns from all
 
 
 def test_the_window_that_ends_on_a_time_out_bootstraps_from_the_true_last_observation() -> None:
@@ -125,7 +127,7 @@ def test_the_window_that_ends_on_a_time_out_bootstraps_from_the_true_last_observ
     episode = Episode(10, [False, False, False])
     for event in (*episode.steps, episode.end):
         replay.append(event)
-    batch = replay.windows(np.array([1]))
+    batch = replay.sampling.windows(np.array([1]))
     assert float(batch.next_state[0, 0]) == 13.0
     assert float(batch.bootstrap[0]) == pytest.approx(DISCOUNT**2)
 

@@ -17,8 +17,6 @@ from qcfql_ros.contract.topics import (
 )
 from qcfql_ros.errors import ContractError
 
-FAILURE_DISCOUNT = 0.99
-
 
 @dataclass(frozen=True)
 class Stream:
@@ -123,22 +121,13 @@ class OutcomeRule:
     Attributes:
         topic: relative topic of the outcome message.
         success_timing: ``pre``, judged on the state before the step, or ``post``, after it.
-        failure_reward: added to the reward of a step that ends in failure; None for the default.
+        failure_reward: added to the reward of a step that terminates without success; None where
+            the replay prices it by the run's own discount.
     """
 
     topic: str
     success_timing: str
     failure_reward: float | None
-
-    def price_of_failure(self, reward: float) -> float:
-        """Return what a failure adds to its own step's reward.
-
-        By default ``r gamma / (1 - gamma)`` with gamma 0.99: the step's cost for ever, so that
-        failing sooner is never worth more. With another discount give the number.
-        """
-        if self.failure_reward is not None:
-            return self.failure_reward
-        return reward * FAILURE_DISCOUNT / (1.0 - FAILURE_DISCOUNT)
 
 
 @dataclass(frozen=True)

@@ -323,9 +323,9 @@ class Assembler:
             return
         if self._last is not None and not _follows(self._last, tick, self.contract.period_ns):
             self._cut(events, 'gap')
-        reward = outcome.reward
-        if outcome.terminated and not outcome.success:
-            reward += self.contract.outcome.price_of_failure(reward)
+        reward, price = outcome.reward, self.contract.outcome.failure_reward
+        if price is not None and outcome.terminated and not outcome.success:
+            reward += price
         self.counters['steps'] += 1
         events.append(
             Step(

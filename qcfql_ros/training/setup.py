@@ -25,16 +25,33 @@ def load_state(path: Path, contract: Contract, device: str = 'cpu') -> TrainingS
     return TrainingState.load(path, device)
 
 
-def empty_replay(config: AlgorithmConfig, capacity: int, demonstrations: bool = False) -> Replay:
-    """Return a replay for windows of `config`; demonstrations are imitated without exception."""
+def empty_replay(
+    config: AlgorithmConfig,
+    capacity: int,
+    contract: Contract | None = None,
+    demonstrations: bool = False,
+) -> Replay:
+    """Return a replay for windows of `config`.
+
+    Args:
+        config: the settings.
+        capacity: rows kept.
+        contract: whose own price of failure, if it names one, goes before the default.
+        demonstrations: imitated without exception.
+    """
+    priced = contract is not None and contract.outcome.failure_reward is not None
     return Replay(
         capacity,
         config.state_dim,
         config.action_dim,
         config.action_chunk_size,
         config.discount,
-        config.terminal_windows,
-        config.behavior_weighting == 'success' and not demonstrations,
+        return_steps=config.return_steps,
+        terminal_windows=config.terminal_windows,
+        rewards_after_termination=config.rewards_after_termination,
+        window_sampling=config.window_sampling,
+        imitate_success_only=config.behavior_weighting == 'success' and not demonstrations,
+        price_failure=config.price_failure and not priced,
     )
 
 
@@ -44,7 +61,7 @@ def fill(replay: Replay, events: Iterable[Step | SegmentEnd], source: str) -> No
         replay.append(event)
     if not len(replay):
         raise BagError(
-            f'{source}: {replay.steps} steps, but no unbroken run of {replay.chunk} steps to '
+            f'{source}: {replay.steps} steps, but no unbroken run of {replay.window_steps} to '
             'learn from; record longer episodes, or lower action_chunk_size'
         )
 
@@ -57,7 +74,7 @@ def load_demonstrations(
         return None
     from qcfql_ros.data.dataset import load_dataset
 
-    replay = empty_replay(config, capacity, demonstrations=True)
+    replay = empty_replay(config, capacity, contract, demonstrations=True)
     fill(replay, load_dataset(paths, contract), ', '.join(str(path) for path in paths))
     return replay
 
@@ -84,7 +101,7 @@ def online_training(arguments: argparse.Namespace, contract: Contract) -> Online
     state.update.config = config
     demonstrations = load_demonstrations(arguments.demos, contract, config, arguments.capacity)
     buffers = Buffers(
-        empty_replay(config, arguments.capacity),
+        empty_replay(config, arguments.capacity, contract),
         demonstrations,
         arguments.demo_fraction if arguments.demo_fraction >= 0.0 else None,
         state.normalizer,
