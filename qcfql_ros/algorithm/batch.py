@@ -78,10 +78,20 @@ class Noise:
     candidates: Tensor | None = None
 
     @classmethod
-    def draw(cls, batch: int, config: AlgorithmConfig, generator: torch.Generator) -> Noise:
-        """Draw for `batch` windows on the generator's device."""
+    def draw(
+        cls,
+        batch: int,
+        config: AlgorithmConfig,
+        generator: torch.Generator | None,
+        device: torch.device | None = None,
+    ) -> Noise:
+        """Draw for `batch` windows on `device`, by default the generator's.
+
+        Without a generator torch's default one is drawn from.
+        """
+        if device is None and generator is not None:
+            device = generator.device
         shape = (config.action_chunk_size, config.action_dim)
-        device = generator.device
         normal = torch.randn((3, batch, *shape), generator=generator, device=device)
         time = torch.rand(batch, generator=generator, device=device)
         candidates = None
