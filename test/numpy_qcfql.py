@@ -231,11 +231,19 @@ def moving_average(target, online, tau: float):
     return tau * online + (1.0 - tau) * target
 
 
-def adam_step(weight, gradient, first, second, count: int, learning_rate: float):
+def adam_step(weight, gradient, first, second, count: int, learning_rate: float, corrections):
     """Return (weight, first moment, second moment) after step `count`, counted from 1."""
     first = 0.9 * first + 0.1 * gradient
     second = 0.999 * second + 0.001 * gradient**2
-    unbiased_first = first / (1.0 - 0.9**count)
-    unbiased_second = second / (1.0 - 0.999**count)
+    unbiased_first, unbiased_second = (
+        moment / (1.0 - beta**count if corrections == 'exact' else float32_correction(beta, count))
+        for moment, beta in ((first, 0.9), (second, 0.999))
+    )
     step = learning_rate * unbiased_first / (np.sqrt(unbiased_second) + 1e-8)
     return weight - step, first, second
+
+
+def float32_correction(beta: float, count: int) -> float:
+    """Return ``1 - beta**count`` with each number on the way rounded to float32, as JAX has it."""
+    power = np.float32(np.float64(np.float32(beta)) ** count)
+    return float(np.float32(1.0) - power)

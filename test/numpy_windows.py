@@ -56,8 +56,13 @@ def window(
     discount: float,
     terminal_windows: bool = True,
     rewards_after_termination: bool = False,
+    price_failure: bool = False,
 ) -> Window | None:
-    """Return the window that starts at step `start`, or None where none may start."""
+    """Return the window that starts at step `start`, or None where none may start.
+
+    With `price_failure` a termination without success costs its (negative) reward for ever:
+    ``r + discount r + discount^2 r + ...``.
+    """
     steps = episode.steps[start : start + return_steps]
     whole = len(steps) == return_steps
     terminated = any(step.terminated for step in steps)
@@ -67,7 +72,9 @@ def window(
     reward, over = 0.0, False
     for j, step in enumerate(steps):
         if not over or rewards_after_termination:
-            reward += discount**j * step.reward
+            failure = step.terminated and not step.success and step.reward < 0.0
+            for_ever = 1.0 / (1.0 - discount) if price_failure and failure else 1.0
+            reward += discount**j * step.reward * for_ever
         over = over or step.terminated
 
     behind = [step.observation for step in episode.steps] + [episode.final_observation]
@@ -93,6 +100,37 @@ def window(
         bootstrap=0.0 if terminated else discount**return_steps,
         next_state=None if terminated else behind[start + return_steps],
     )
+
+
+def reference_window(
+    episodes: list[PlainEpisode], start: int, *, chunk: int, return_steps: int, discount: float
+) -> tuple[Window, float] | None:
+    """Return the window and its weight as the authors draw them, or None where none may start.
+
+    All steps lie in one long array, whose episodes do not matter to the sum, the mask and the
+    chunk. Only what was recorded in the first step's episode is imitated, and the critic's weight
+    is 1 where all of the window was.
+    """
+    array = [(number, step) for number, one in enumerate(episodes) for step in one.steps]
+    if start + return_steps > len(array):
+        return None
+    inside = array[start : start + return_steps]
+    own = [number == inside[0][0] for number, _ in inside]
+    terminated = any(step.terminated for _, step in inside)
+    last_number, last_step = inside[-1]
+    last_episode = episodes[last_number]
+    place = [step is last_step for step in last_episode.steps].index(True)
+    behind = [*(step.observation for step in last_episode.steps), last_episode.final_observation]
+    made = Window(
+        state=inside[0][1].observation,
+        chunk=np.stack([step.action for _, step in inside[:chunk]]),
+        valid=np.array(own[:chunk], float),
+        tail_unknown=np.zeros(chunk, bool),
+        reward=sum(discount**j * step.reward for j, (_, step) in enumerate(inside)),
+        bootstrap=0.0 if terminated else discount**return_steps,
+        next_state=None if terminated else behind[place + 1],
+    )
+    return made, float(all(own))
 
 
 def every_ending(
