@@ -147,8 +147,9 @@ LEARNER_NODE = (
         'behavior_weighting',
         str,
         'uniform',
-        'Which practice the behaviour policy imitates: uniform, all; success, what succeeded.',
-        choices=('uniform', 'success'),
+        'Which practice the behaviour policy imitates: uniform, all; success, what succeeded; '
+        'value, what the critics think better than its own.',
+        choices=('uniform', 'success', 'value'),
     ),
     Parameter(
         'utd_ratio',

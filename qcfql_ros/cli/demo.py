@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--behavior-weighting',
-        choices=('uniform', 'success'),
+        choices=('uniform', 'success', 'value'),
         default='success',
         help='which practice the behaviour policy imitates',
     )
