@@ -162,4 +162,4 @@ def returns(
     if not after_termination:
         behind = np.cumsum(terminated, axis=1) - terminated > 0
         rewards = np.where(behind, np.float32(0.0), rewards)
-    return (rewards @ discounts).astype(np.float32), terminated.any(axis=1)
+    return (rewards @ discounts).astype(np.float32), np.asarray(terminated.any(axis=1))
