@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: a run that was cut goes on bit for bit; damaged files are refused by name."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from practice_data import random_events
+from safetensors import safe_open
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
-from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
+from qcfql_ros.algorithm.normalizer import Normalizer
+from qcfql_ros.algorithm.policy import ChunkPolicy
+from qcfql_ros.algorithm.policy_info import PolicyInfo
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.errors import CheckpointError, ModelError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
-from qcfql_ros.training.offline import Schedule, pretrain
+from qcfql_ros.training.durable_file import replace_file
+from qcfql_ros.training.offline import OfflineTraining, Schedule
+from qcfql_ros.training.validation import Validation
 
 CONFIG = AlgorithmConfig(3, 2, num_critics=2, hidden_dims=(16, 16), batch_size=8)
 
@@ -26,8 +32,13 @@ def buffers(state: TrainingState) -> Buffers:
     return Buffers(practice, None, None, state.normalizer)
 
 
+def quiet(_: str) -> None:
+    pass
+
+
 def train(state: TrainingState, updates: int, folder: Path) -> TrainingState:
-    pretrain(state, buffers(state), Schedule(updates, log_every=5), folder, say=lambda _: None)
+    schedule = Schedule(updates, log_every=5)
+    OfflineTraining(state, buffers(state), schedule, folder, say=quiet).run()
     return state
 
 
@@ -47,10 +58,98 @@ def test_the_best_evaluation_is_kept_beside_the_last(tmp_path: Path) -> None:
     state = TrainingState.start(CONFIG, 'c', 'h')
     scores = iter([3, 7, 5])
     schedule = Schedule(6, log_every=2, evaluate_every=2, evaluate_episodes=10)
-    pretrain(state, buffers(state), schedule, tmp_path, lambda _: next(scores), lambda _: None)
-    assert TrainingState.load(tmp_path / 'best.safetensors').update.count == 4
+    OfflineTraining(
+        state, buffers(state), schedule, tmp_path, evaluate=lambda _: next(scores), say=quiet
+    ).run()
+    best = TrainingState.load(tmp_path / 'best.safetensors')
+    assert (best.update.count, best.notes['best_by']) == (4, 'success')
     assert ChunkPolicy.load(tmp_path / 'best_policy.safetensors').info.updates == 4
     assert ChunkPolicy.load(tmp_path / 'policy.safetensors').info.updates == 6
+
+
+def test_without_evaluations_the_lowest_loss_on_held_out_segments_is_kept(
+    tmp_path: Path, monkeypatch
+) -> None:
+    state = TrainingState.start(CONFIG, 'c', 'h')
+    drawn = buffers(state)
+    validation = Validation(drawn.practice, state.normalizer, state.update, 0)
+    # Of the flow alone at first: however good, its policy was never trained.
+    losses = iter([0.1, 0.9, 0.5, 0.7])
+    monkeypatch.setattr(
+        validation, 'losses', lambda update: {'validation_loss_behavior': next(losses)}
+    )
+    schedule = Schedule(6, behavior_updates=2, log_every=2, save_every=2)
+    OfflineTraining(state, drawn, schedule, tmp_path, validation=validation, say=quiet).run()
+    best = TrainingState.load(tmp_path / 'best.safetensors')
+    assert (best.update.count, best.notes['best_by']) == (4, 'validation_loss_behavior')
+    assert best.notes['best_validation_loss_behavior'] == 0.5
+    assert ChunkPolicy.load(tmp_path / 'best_policy.safetensors').info.updates == 4
+
+
+def test_everything_in_a_state_comes_back(tmp_path: Path) -> None:
+    state = TrainingState.start(CONFIG, 'c', 'h', Normalizer.fit(np.eye(3)), seed=5)
+    drawn = buffers(state)
+    for _ in range(3):
+        state.update.behavior_step(drawn.sample(8, state.sampler))
+    for _ in range(2):
+        state.update.step(drawn.sample(8, state.sampler))
+    state.update.distillation_weight = 7.0
+    state.environment_steps, state.policy_version, state.notes = 11, 13, {'seed': [5]}
+    state.save(tmp_path / 'a.safetensors')
+    again = TrainingState.load(tmp_path / 'a.safetensors')
+    again.save(tmp_path / 'b.safetensors')
+    first, second = (safe_open(tmp_path / f'{name}.safetensors', 'pt') for name in 'ab')
+    assert first.metadata() == second.metadata()
+    names = set(first.keys())
+    assert names == set(second.keys())
+    assert all(torch.equal(first.get_tensor(name), second.get_tensor(name)) for name in names)
+    assert 'generator' in names and 'networks.target_critic.network.kernels.0' in names
+    for part, steps in (('behavior', 5), ('policy', 2), ('critic', 2)):
+        name = f'{part}.network.kernels.0'
+        assert float(first.get_tensor(f'adam.step.{name}')) == steps
+        assert {f'adam.exp_avg.{name}', f'adam.exp_avg_sq.{name}'} <= names
+    assert (again.update.count, again.update.behavior_count) == (2, 3)
+    assert again.update.config == CONFIG
+    assert again.update.distillation_weight == 7.0
+    assert (again.environment_steps, again.policy_version) == (11, 13)
+    assert (again.contract_name, again.contract_hash, again.notes) == ('c', 'h', {'seed': [5]})
+    assert torch.equal(again.normalizer.std, state.normalizer.std)
+    ours, theirs = (one.sampler.integers(1 << 60, size=4) for one in (again, state))
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_state_of_an_earlier_version_loads_and_goes_on() -> None:
+    shipped = Path(__file__).parent.parent / 'models' / 'ur5e_cube_offline'
+    state = TrainingState.load(shipped / 'state.safetensors')
+    update = state.update
+    assert (update.count, update.behavior_count) == (50000, 0)
+    config = update.config
+    shape = (config.action_chunk_size, config.action_dim)
+    ring = Replay(100, config.state_dim, shape[1], shape[0], config.discount)
+    for event in random_events(1, 40, config.state_dim, config.action_dim):
+        ring.append(event)
+    update.step(ring.sample(8, state.sampler))
+    assert update.count == 50001 and update.is_finite()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / 'folder' / 'file'
+    synced: list[str] = []
+    monkeypatch.setattr(
+        'os.fsync', lambda handle: synced.append(os.readlink(f'/proc/self/fd/{handle}'))
+    )
+    replace_file(path, lambda file: file.write_text('whole'))
+    assert [Path(name).name.startswith('.file') for name in synced] == [True, False]
+    assert synced[1] == str(path.parent)
+
+    def broken(file: Path) -> None:
+        file.write_text('ha')
+        raise OSError('no space left')
+
+    with pytest.raises(OSError, match='no space'):
+        replace_file(path, broken)
+    assert path.read_text() == 'whole'
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_state_cut_short_is_refused_by_name(tmp_path: Path) -> None:

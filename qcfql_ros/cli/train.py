@@ -2,8 +2,9 @@
 """Train a policy from recordings (offline pretraining).
 
 Reads the bags through the contract, does --num_pretrain_steps updates of all three losses and
-leaves the newest and the best state and policy in --output_dir. A run that was stopped goes on
-where it was when the same command is given again.
+leaves the newest and the best state and policy in --output_dir, with a log that docs/metrics.md
+explains. A run that was stopped or killed goes on where it last saved when the same command is
+given again.
 """
 
 from __future__ import annotations
@@ -11,49 +12,53 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qcfql_ros.cli.report import add_json_argument, write_report
+from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.errors import CheckpointError, ParameterError
 
-_ALGORITHM = {
-    'action_chunk_size': (int, 'actions in a chunk'),
-    'num_critics': (int, 'members of the critic ensemble'),
-    'critic_aggregation': (str, 'min, mean or mean_minus_std'),
-    'pessimism': (float, 'rho of mean_minus_std'),
-    'distillation_weight': (float, 'weight of the distillation loss'),
-    'discount': (float, 'per step'),
-    'critic_target_update_tau': (float, 'rate of the targets'),
-    'flow_matching_sigma': (float, 'sigma_min of flow matching'),
-    'flow_matching_num_inference_steps': (int, 'Euler steps of the flow'),
-    'learning_rate': (float, 'Adam'),
-    'batch_size': (int, 'windows in one update'),
-}
+VALIDATION_FRACTION = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; underscores as in the user's guide of QC-FQL."""
-    parser.add_argument('--dataset_path', type=Path, nargs='+', required=True, metavar='BAG')
-    parser.add_argument('--contract', required=True, help='name or path of the contract')
-    parser.add_argument('--output_dir', type=Path, required=True)
-    parser.add_argument('--num_pretrain_steps', type=int, default=100_000)
-    parser.add_argument('--preset', help='long_horizon, short, complex or paper')
-    for name, (kind, text) in _ALGORITHM.items():
-        parser.add_argument(f'--{name}', type=kind, help=text)
-    parser.add_argument('--hidden_dims', type=int, nargs='+', help='hidden layer sizes')
-    parser.add_argument(
-        '--normalize_observations', action='store_true', help='by mean and std of the data'
+    add = parser.add_argument
+    add('--dataset_path', type=Path, nargs='+', required=True, metavar='BAG')
+    add('--contract', required=True, help='name or path of the contract')
+    add('--output_dir', type=Path, required=True)
+    add('--num_pretrain_steps', type=int, default=100_000, help='updates of all three losses')
+    add(
+        '--pretrain',
+        choices=('joint', 'behavior'),
+        default='joint',
+        help='behavior: train the behaviour flow alone first (default joint)',
     )
-    parser.add_argument('--evaluate_every', type=int, default=0, help='updates; 0 for never')
-    parser.add_argument('--evaluate_episodes', type=int, default=50)
-    parser.add_argument('--robot', help='simulated robot to evaluate on')
-    parser.add_argument('--save_every', type=int, default=5000, help='updates')
-    parser.add_argument('--capacity', type=int, default=2_000_000, help='rows of the replay')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--threads', type=int, default=0, help='of torch; 0 for its own choice')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    add(
+        '--num_behavior_steps',
+        type=int,
+        help='of --pretrain behavior (default: a tenth of --num_pretrain_steps)',
+    )
+    add('--normalize_observations', action='store_true', help='by mean and std of the data')
+    add(
+        '--validation_fraction',
+        type=float,
+        help=f'of the segments, held out; 0 for none (default {VALIDATION_FRACTION})',
+    )
+    add('--evaluate_every', type=int, default=0, help='updates; 0 for never')
+    add('--evaluate_episodes', type=int, default=50)
+    add('--robot', help='simulated robot to evaluate on')
+    add('--log_every', type=int, default=500, help='updates')
+    add('--save_every', type=int, default=5000, help='updates')
+    add('--no_tensorboard', action='store_true', help='log to CSV alone')
+    add('--capacity', type=int, default=2_000_000, help='rows of the replay')
+    add('--seed', type=int, default=0)
+    add('--threads', type=int, default=0, help='of torch; 0 for its own choice')
+    add('--device', default='cpu', help='cpu or cuda')
     add_json_argument(parser)
+    add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,77 +67,124 @@ def run(arguments: argparse.Namespace) -> int:
 
     from qcfql_ros.contract import load_contract
     from qcfql_ros.training.buffers import Buffers
-    from qcfql_ros.training.offline import Schedule, pretrain
-    from qcfql_ros.training.setup import empty_replay, load_demonstrations
+    from qcfql_ros.training.offline import OfflineTraining
+    from qcfql_ros.training.setup import empty_replay
+    from qcfql_ros.training.validation import Split, Validation
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    settings, schedule = chosen_settings(arguments), _schedule(arguments)
     contract = load_contract(arguments.contract)
     contract.require_no_images_for_training()
     if arguments.evaluate_every and not arguments.robot:
         raise ParameterError('--evaluate_every needs --robot, the simulated robot to evaluate on')
-    settings = algorithm_settings(arguments)
+    config = _config(settings, contract)
+    split = Split(_validation_fraction(arguments), arguments.seed)
     evaluate = _evaluation(arguments, contract)
-    state = _resume(arguments, contract)
-    config = state.update.config if state else settings(contract)
-    data = load_demonstrations(arguments.dataset_path, contract, config, arguments.capacity)
-    assert data is not None  # the path is required
-    print(f'{data.steps} steps, {data.segment} segments, {len(data)} windows', flush=True)
+    state = _resume(arguments, contract, config)
+    if state is not None:
+        if state.update.count >= schedule.updates:
+            _finish(arguments, state, f'nothing to do: {state.update.count} updates are done')
+            return 0
+        split = Split(*_split_of(arguments, state))
+    print(f'settings: {_describe(arguments, config)}', flush=True)
+    training, held_out = _load(arguments, contract, config, split)
     if state is None:
-        state = _fresh(arguments, contract, config, data)
-    buffers = Buffers(
-        empty_replay(config, config.action_chunk_size + 2), data, None, state.normalizer
-    )
-    schedule = Schedule(
-        arguments.num_pretrain_steps,
-        save_every=arguments.save_every,
-        evaluate_every=arguments.evaluate_every,
-        evaluate_episodes=arguments.evaluate_episodes,
-    )
+        state = _fresh(arguments, contract, config, training, split)
+    elif (before := state.notes.get('data_steps', training.steps)) != training.steps:
+        print(f'warning: {before} steps before, {training.steps} now: other data', flush=True)
     first, started = state.update.count, time.monotonic()
 
     def score(episodes: int) -> int:
+        assert evaluate is not None
         return evaluate(state.policy(), episodes)
 
-    pretrain(
+    OfflineTraining(
         state,
-        buffers,
+        Buffers(empty_replay(config, config.window_steps + 2), training, None, state.normalizer),
         schedule,
         arguments.output_dir,
-        score if evaluate else None,
-        lambda line: print(line, flush=True),
-    )
-    seconds = time.monotonic() - started
-    write_report(
-        arguments.json,
-        {
-            'updates': state.update.count,
-            'updates_per_s': (state.update.count - first) / max(seconds, 1e-9),
-            'steps': data.steps,
-            'windows': len(data),
-            'best_success': state.notes.get('best_success'),
-            'best_updates': state.notes.get('best_updates'),
-        },
-    )
-    print(f'done: {arguments.output_dir}/last.safetensors')
+        evaluate=score if evaluate else None,
+        validation=held_out and Validation(held_out, state.normalizer, state.update, 0),
+        tensorboard=not arguments.no_tensorboard,
+        say=lambda line: print(line, flush=True),
+    ).run()
+    rate = (state.update.count - first) / max(time.monotonic() - started, 1e-9)
+    data = {'steps': training.steps, 'windows': len(training)}
+    _finish(arguments, state, 'done', updates_per_s=rate, **data)
     return 0
 
 
-def algorithm_settings(arguments: argparse.Namespace) -> Any:
-    """Return a function from the contract to the AlgorithmConfig that the arguments ask for."""
-    from qcfql_ros.algorithm.config import AlgorithmConfig, preset
+def _schedule(arguments: argparse.Namespace) -> Any:
+    from qcfql_ros.training.offline import Schedule
 
-    values = preset(arguments.preset) if arguments.preset else {}
-    for name in _ALGORITHM:
-        if getattr(arguments, name) is not None:
-            values[name] = getattr(arguments, name)
-    if arguments.hidden_dims:
-        values['hidden_dims'] = tuple(arguments.hidden_dims)
-    AlgorithmConfig(1, 1, **values)  # refuse wrong values before any data is read
-    return lambda contract: AlgorithmConfig(contract.state_dim, contract.action.dim, **values)
+    updates, behavior = arguments.num_pretrain_steps, arguments.num_behavior_steps
+    if arguments.pretrain == 'behavior':
+        behavior = updates // 10 if behavior is None else behavior
+    elif behavior is not None:
+        raise ParameterError('--num_behavior_steps needs --pretrain behavior')
+    return Schedule(
+        updates,
+        behavior or 0,
+        arguments.log_every,
+        arguments.save_every,
+        arguments.evaluate_every,
+        arguments.evaluate_episodes,
+    )
 
 
-def _resume(arguments: argparse.Namespace, contract: Any) -> Any:
+def _config(settings: dict[str, Any], contract: Any) -> Any:
+    from qcfql_ros.algorithm.config import AlgorithmConfig
+
+    return AlgorithmConfig(contract.state_dim, contract.action.dim, **settings)
+
+
+def _describe(arguments: argparse.Namespace, config: Any) -> str:
+    chosen = [f'{what} {getattr(arguments, what)}' for what in ('preset', 'method')
+              if getattr(arguments, what)]  # fmt: skip
+    changed = differences(config)
+    other = f'other than by default: {changed}' if changed else 'all by default'
+    stage = ', '.join([*chosen, f'pretrain {arguments.pretrain}'])
+    return f'{stage}; {other}'
+
+
+def _validation_fraction(arguments: argparse.Namespace) -> float:
+    given = arguments.validation_fraction
+    return VALIDATION_FRACTION if given is None else given
+
+
+def _split_of(arguments: argparse.Namespace, state: Any) -> tuple[float, int]:
+    """Return fraction and seed of the split that `state` was trained with."""
+    fraction, seed = state.notes.get('validation_split', (0.0, 0))
+    given = arguments.validation_fraction
+    if given is not None and given != fraction:
+        raise CheckpointError(
+            f'{arguments.output_dir}: trained with --validation_fraction {fraction:g}, so '
+            f'{given:g} would validate on what was learned; give another --output_dir'
+        )
+    return fraction, seed
+
+
+def _load(arguments: argparse.Namespace, contract: Any, config: Any, split: Any) -> Any:
+    """Return the replay to train on, and that of the held-out segments or None."""
+    from qcfql_ros.data.dataset import load_dataset
+    from qcfql_ros.training.setup import empty_replay, fill
+
+    training = empty_replay(config, arguments.capacity, contract)
+    held_out = empty_replay(config, arguments.capacity, contract)
+    events = load_dataset(arguments.dataset_path, contract)
+    source = ', '.join(str(path) for path in arguments.dataset_path)
+    fill(training, split.training(events, held_out.append), source)
+    line = f'{training.steps} steps, {training.segment} segments, {len(training)} windows'
+    if split.held_out:
+        line = f'{line}; held out: {held_out.steps} steps, {split.held_out} segments'
+    elif split.fraction:
+        line = f'{line}; too few segments to hold any out'
+    print(line, flush=True)
+    return training, held_out if len(held_out) else None
+
+
+def _resume(arguments: argparse.Namespace, contract: Any, wanted: Any) -> Any:
     """Return the state that an earlier run left in the output folder, or None."""
     from qcfql_ros.training.setup import load_state
 
@@ -142,17 +194,18 @@ def _resume(arguments: argparse.Namespace, contract: Any) -> Any:
             raise CheckpointError(f'--output_dir {arguments.output_dir}: not a folder')
         return None
     state = load_state(last, contract, arguments.device)
-    wanted = algorithm_settings(arguments)(contract)
     if state.update.config != wanted:
         raise CheckpointError(
-            f'{last}: made with {state.update.config}, but the arguments ask for {wanted}; '
-            'give another --output_dir'
+            f'{last}: made with other settings than the arguments ask for: '
+            f'{differences(state.update.config, wanted)}; give another --output_dir'
         )
     print(f'going on from {last}: {state.update.count} updates', flush=True)
     return state
 
 
-def _fresh(arguments: argparse.Namespace, contract: Any, config: Any, data: Any) -> Any:
+def _fresh(
+    arguments: argparse.Namespace, contract: Any, config: Any, data: Any, split: Any
+) -> Any:
     from qcfql_ros.algorithm.normalizer import Normalizer
     from qcfql_ros.training.checkpoint import TrainingState
 
@@ -163,12 +216,16 @@ def _fresh(arguments: argparse.Namespace, contract: Any, config: Any, data: Any)
     state = TrainingState.start(
         config, contract.name, contract.hash, normalizer, arguments.seed, arguments.device
     )
-    state.notes['command'] = ' '.join(['qcfql train', *sys.argv[2:]])
-    state.notes['seed'] = arguments.seed
+    state.notes |= {
+        'command': ' '.join(['qcfql train', *sys.argv[2:]]),
+        'seed': arguments.seed,
+        'validation_split': [split.fraction, arguments.seed],
+        'data_steps': data.steps,
+    }
     return state
 
 
-def _evaluation(arguments: argparse.Namespace, contract: Any) -> Any:
+def _evaluation(arguments: argparse.Namespace, contract: Any) -> Callable[[Any, int], int] | None:
     """Return a function (policy, episodes) -> successes, or None."""
     if not arguments.evaluate_every:
         return None
@@ -178,3 +235,12 @@ def _evaluation(arguments: argparse.Namespace, contract: Any) -> Any:
     robot = make_robot(arguments.robot, 'task', contract)
     # A seed that neither practice nor `qcfql evaluate` uses by default.
     return lambda policy, episodes: success_count(policy, robot, contract, episodes, 1_000_000)
+
+
+def _finish(arguments: argparse.Namespace, state: Any, line: str, **report: Any) -> None:
+    notes = state.notes
+    best = {name: notes.get(name) for name in ('best_by', 'best_success', 'best_updates')}
+    write_report(arguments.json, {'updates': state.update.count, **report, **best})
+    if notes.get('best_by'):
+        print(f'best by {notes["best_by"]}: update {notes["best_updates"]}')
+    print(f'{line}: {arguments.output_dir}/last.safetensors')

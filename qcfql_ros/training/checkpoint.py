@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.algorithm.policy_info import PolicyInfo
 from qcfql_ros.algorithm.update import Update
 from qcfql_ros.errors import CheckpointError
+from qcfql_ros.training.durable_file import replace_file
 
 FORMAT = 1
 
@@ -31,7 +31,7 @@ class TrainingState:
     """What moves during training.
 
     Attributes:
-        update: networks, optimizer, noise generator and the number of updates.
+        update: networks, optimizer, noise generator and the numbers of updates.
         normalizer: of the observations.
         sampler: the generator that draws windows.
         contract_name: of the robot's contract.
@@ -83,13 +83,12 @@ class TrainingState:
 
     def save(self, path: str | Path) -> None:
         """Write the state to `path`, replacing what was there only when it is whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         about = {
             'format': FORMAT,
             'config': self.update.config.to_dict(),
             'updates': self.update.count,
+            'behavior_updates': self.update.behavior_count,
             'distillation_weight': self.update.distillation_weight,
             'environment_steps': self.environment_steps,
             'policy_version': self.policy_version,
@@ -98,15 +97,8 @@ class TrainingState:
             'sampler': self.sampler.bit_generator.state,
             'notes': self.notes,
         }
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-        try:
-            save_file(tensors, temporary, {'qcfql_state': json.dumps(about)})
-            with open(temporary, 'rb') as written:
-                os.fsync(written.fileno())
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {'qcfql_state': json.dumps(about)}
+        replace_file(Path(path), lambda file: save_file(tensors, file, metadata))
 
     def _tensors(self) -> dict[str, Tensor]:
         named = dict(self.update.networks.named_parameters())
@@ -139,6 +131,7 @@ class TrainingState:
         update = Update(config, 0, device)
         _restore(path, update, tensors)
         update.count = about['updates']
+        update.behavior_count = about.get('behavior_updates', 0)  # older states have none
         update.distillation_weight = about['distillation_weight']
         sampler = np.random.default_rng()
         sampler.bit_generator.state = about['sampler']

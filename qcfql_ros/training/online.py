@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +12,20 @@ from typing import Any
 from safetensors import SafetensorError
 
 from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.training.board import Board
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
-from qcfql_ros.training.metrics import Metrics, all_finite
+from qcfql_ros.training.csv_log import CsvLog
+from qcfql_ros.training.diagnosis import behavior_share_warning, diagnose, short_segments
+from qcfql_ros.training.durable_file import write_policy
+from qcfql_ros.training.metrics import ONLINE_COLUMNS, Metrics, all_finite
 from qcfql_ros.training.pace import Pace
+
+DIAGNOSE_EVERY_UPDATES = 1000
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class OnlineTraining:
@@ -26,8 +36,10 @@ class OnlineTraining:
             restarted run counts on.
         buffers: what to draw from.
         pace: see `Pace`.
-        run_dir: gets ``policies/``, ``checkpoints/`` and ``training.csv``.
+        run_dir: gets ``policies/``, ``checkpoints/``, ``training.csv`` and ``tensorboard/``.
         clock: seconds, monotonic.
+        tensorboard: False writes none.
+        say: takes a line for a person.
     """
 
     def __init__(
@@ -37,16 +49,27 @@ class OnlineTraining:
         pace: Pace,
         run_dir: Path,
         clock: Callable[[], float] = time.monotonic,
+        tensorboard: bool = True,
+        say: Callable[[str], None] = _to_stderr,
     ) -> None:
         self.state = state
         self.buffers = buffers
         self.pace = pace
         self.run_dir = run_dir
         self.clock = clock
-        self.metrics = Metrics(run_dir / 'training.csv')
+        self.metrics = Metrics()
         self.latest: dict[str, float] = {}
         self.stopped_because = ''
         self.disk_error = ''
+        self.warning = ''
+        self._say = say
+        self._log = CsvLog(run_dir / 'training.csv', ONLINE_COLUMNS, say)
+        self._on_disk(lambda: self._log.resume(updates=state.update.count))
+        self._board = Board(
+            run_dir / 'tensorboard' if tensorboard else None, state.update.count, say
+        )
+        if 'run_base_updates' not in state.notes:  # a new run warns again
+            state.notes.pop('warned_behavior_share', None)
         self._base_updates = state.notes.setdefault('run_base_updates', state.update.count)
         self._base_steps = state.notes.setdefault(
             'run_base_environment_steps', state.environment_steps
@@ -54,7 +77,7 @@ class OnlineTraining:
         now = clock()
         self._last_publish = self._last_save = self._rate_start = now
         self._rate_updates = state.update.count
-        self._published_at = state.update.count
+        self._published_at = self._diagnosed_at = state.update.count
 
     @property
     def updates(self) -> int:
@@ -80,7 +103,7 @@ class OnlineTraining:
         size = self.state.update.config.batch_size
         for _ in range(count):
             batch = self.buffers.sample(size, self.state.sampler)
-            self.metrics.add(self.state.update.step(batch))
+            self.metrics.add(self.state.update.step(batch.to(self.state.update.device)))
         return count
 
     def report(self) -> dict[str, Any]:
@@ -91,10 +114,7 @@ class OnlineTraining:
         means = self.metrics.take()
         if means:
             self.latest = means
-            row = {'updates': float(count), 'steps': float(self.buffers.practice.steps)}
-            self._on_disk(lambda: self.metrics.row({**row, 'updates_per_s': rate, **means}))
-            if not all_finite(means):
-                self.stopped_because = f'losses are not finite at update {count}: {means}'
+            self._write_row(rate, means)
         return {
             'kind': 'status',
             'ready': True,
@@ -108,7 +128,35 @@ class OnlineTraining:
             'losses': self.latest,
             'stopped': self.stopped_because,
             'disk_error': self.disk_error,
+            'warning': self.warning,
         }
+
+    def _write_row(self, rate: float, means: dict[str, float]) -> None:
+        state, count = self.state, self.state.update.count
+        row: dict[str, float] = {
+            'updates': count,
+            'steps': self.buffers.practice.steps,
+            'updates_per_s': rate,
+            'short_segments': short_segments(self.buffers),
+            **means,
+        }
+        if not all_finite(means):
+            self.stopped_because = f'losses are not finite at update {count}: {means}'
+        elif count - self._diagnosed_at >= DIAGNOSE_EVERY_UPDATES:
+            self._diagnosed_at = count
+            row |= diagnose(state.update, self.buffers, state.normalizer)
+
+        def write() -> None:
+            self._log.row(row)
+            self._board.write(row, count)
+
+        self._on_disk(write)
+        if 'behavior_share' in means:
+            share, weight = means['behavior_share'], state.update.distillation_weight
+            line = behavior_share_warning(state.notes, share, weight)
+            if line:
+                self.warning = line
+                self._say(f'warning: {line}')
 
     def _is_sound(self) -> bool:
         """Whether learning goes on and every weight is finite; if not, it stops here."""
@@ -156,13 +204,3 @@ class OnlineTraining:
             return False
         self.disk_error = ''
         return True
-
-
-def write_policy(blob: bytes, name: str, folder: Path) -> Path:
-    """Write ``<name>.safetensors`` into `folder` atomically and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'{name}.safetensors'
-    temporary = folder / f'.{name}.{os.getpid()}'
-    temporary.write_bytes(blob)
-    os.replace(temporary, path)
-    return path
