@@ -26,10 +26,10 @@ class Replay:
 
     What may be drawn, and what a window says, is up to `LegalSampling` or `ReferenceSampling`.
 
-    Memory: ``4 (state_dim + action_dim) + 11`` bytes a row: state, action, reward, three flags,
-    and a place in the list of legal starts (4 bytes, which reference sampling does without). The
-    planned chunks of the windows that a termination cuts short come on top, one at most for each
-    segment. A row is a step, or the final observation of a segment.
+    Memory: ``4 (state_dim + action_dim) + 12`` bytes a row: state, action, reward, three flags
+    in four bytes, and a place in the list of legal starts (4 bytes, which reference sampling does
+    without). The planned chunks of windows that a termination cuts short come on top, one at
+    most for each segment. A row is a step, or the final observation of a segment.
 
     Args:
         capacity: rows kept; the oldest are overwritten.
@@ -91,12 +91,23 @@ class Replay:
         self.rewards_after_termination = rewards_after_termination
         self.imitate_success_only = imitate_success_only
         self.price_failure = price_failure
-        self.observations = np.zeros((capacity, state_dim), np.float32)
-        self.actions = np.zeros((capacity, action_dim), np.float32)
-        self.rewards = np.zeros(capacity, np.float32)
-        self.is_step = np.zeros(capacity, bool)  # once the observation behind the step is known
-        self.terminated = np.zeros(capacity, bool)
-        self.imitated = np.zeros(capacity, bool)  # behaviour is learned from these rows
+        row = [
+            ('observation', np.float32, (state_dim,)),
+            ('action', np.float32, (action_dim,)),
+            ('reward', np.float32),
+            ('is_step', bool),
+            ('terminated', bool),
+            ('imitated', bool),
+        ]
+        # One array, for then a window lies in one place: in a large replay each place is a wait
+        # for the memory.
+        self.table = np.zeros(capacity, np.dtype(row, align=True))
+        self.observations = self.table['observation']
+        self.actions = self.table['action']
+        self.rewards = self.table['reward']
+        self.is_step = self.table['is_step']  # once the observation behind the step is known
+        self.terminated = self.table['terminated']
+        self.imitated = self.table['imitated']  # behaviour is learned from these rows
         self.rows = 0  # rows ever appended; row i lives at i % capacity
         self.steps = 0
         self.segment = 0
@@ -117,10 +128,8 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays; planned chunks come on top."""
-        arrays = (self.observations, self.actions, self.rewards)
-        flags = (self.is_step, self.terminated, self.imitated)
-        return sum(array.nbytes for array in arrays + flags) + self.sampling.nbytes
+        """Bytes of the arrays; planned chunks come on top."""
+        return self.table.nbytes + self.sampling.nbytes
 
     def append(self, event: Step | SegmentEnd) -> None:
         """Add a step, or close the segment being written.
