@@ -21,6 +21,7 @@ VERBS = {
     'train': 'train a policy from recordings',
     'evaluate': 'measure how often a policy succeeds, through the ROS loop',
     'record-demos': 'drive the robot with the scripted expert and record a bag',
+    'verify-reference': "compare our update with the authors' code, number by number",
 }
 
 # What to install when a module of another distribution is missing.
@@ -45,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _overview() -> str:
-    rows = '\n'.join(f'  {verb:<14}{text}' for verb, text in VERBS.items())
+    rows = '\n'.join(f'  {verb:<18}{text}' for verb, text in VERBS.items())
     return (
         'usage: qcfql <verb> [arguments]\n\n'
         f'verbs:\n{rows}\n\n'
