@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`qcfql train`: a run that was stopped or killed goes on as if nothing had been."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recorded_ticks import CONTRACT, JOINTS, POSE, TRAJECTORY, Ticks
+from safetensors import safe_open
+
+from qcfql_ros.algorithm.config import METHODS, AlgorithmConfig
+from qcfql_ros.cli import train
+from qcfql_ros.cli.main import Parser, main
+from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
+from qcfql_ros.data.recorder import BagRecorder
+from qcfql_ros.errors import ParameterError
+from qcfql_ros.training.validation import Split
+
+TOPICS = {
+    '/joint_states': JOINTS,
+    '/goal_pose': POSE,
+    '/policy/step': JOINTS,
+    '/policy/chunk': TRAJECTORY,
+    '/outcome': JOINTS,
+}
+SMALL = ['--num_critics', '2', '--hidden_dims', '16', '--batch_size', '8', '--threads', '1']
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four episodes of 12 ticks that end in success, and one too short for a window."""
+    ticks = Ticks()
+    for episode in range(25):
+        length = 12 if episode else 2
+        ended = {'terminated': True, 'success': True} if episode else {'truncated': True}
+        ticks.run(ticks.now_ns, length, episode, **ended)
+        ticks.wait(1.0)
+    folder = tmp_path_factory.mktemp('train') / 'bag'
+    recorder = BagRecorder(
+        folder, TOPICS, contract_name=CONTRACT.name, contract_hash=CONTRACT.hash, namespace=''
+    )
+    for topic, stamp_ns, data in ticks.log:
+        recorder.write(topic, stamp_ns, stamp_ns, data)
+    recorder.close()
+    return folder
+
+
+def words(bag: Path, out: Path, updates: int, *more: object) -> list[str]:
+    given = ['train', '--dataset_path', bag, '--contract', 'point_reach', '--output_dir', out]
+    return [
+        str(word)
+        for word in (*given, '--num_pretrain_steps', updates, *SMALL, *more, '--no_tensorboard')
+    ]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows, without what no two runs share."""
+    with open(path, newline='') as file:
+        return [row for row in csv.DictReader(file) if row.pop('updates_per_s', '') is not None]
+
+
+def assert_same_state(ours: Path, theirs: Path) -> None:
+    first, second = safe_open(ours, 'pt'), safe_open(theirs, 'pt')
+    names = set(first.keys())
+    assert names == set(second.keys())
+    for part in ('networks.critic', 'networks.target_critic', 'adam.exp_avg_sq', 'generator'):
+        assert any(name.startswith(part) for name in names)
+    for name in names:
+        assert torch.equal(first.get_tensor(name), second.get_tensor(name)), name
+    facts = [json.loads(file.metadata()['qcfql_state']) for file in (first, second)]
+    for fact in facts:
+        del fact['notes']['command']
+    assert facts[0] == facts[1]
+
+
+def test_a_run_in_three_parts_equals_a_run_in_one(bag: Path, tmp_path: Path) -> None:
+    more = ['--pretrain', 'behavior', '--num_behavior_steps', 20, '--log_every', 10]
+    more += ['--save_every', 20, '--behavior_weighting', 'value']
+    assert main(words(bag, tmp_path / 'one', 60, *more)) == 0
+    for updates in (20, 40, 60):
+        assert main(words(bag, tmp_path / 'parts', updates, *more)) == 0
+    for name in ('last', 'best'):
+        assert_same_state(*(tmp_path / f'{run}/{name}.safetensors' for run in ('one', 'parts')))
+    one, parts = (rows(tmp_path / run / 'training.csv') for run in ('one', 'parts'))
+    assert one == parts
+    assert [(row['behavior_updates'], row['updates']) for row in one] == [
+        ('10', '0'), ('20', '0'), *(('20', str(count)) for count in range(10, 61, 10))
+    ]  # fmt: skip
+    assert all(row['validation_loss_behavior'] for row in one)
+    assert {row['short_segments'] for row in one} == {'1'}
+
+
+def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_end(
+    bag: Path, tmp_path: Path, capsys
+) -> None:
+    more = ['--log_every', 20, '--save_every', 50, '--robot', 'point_reach']
+    more += ['--evaluate_every', 150, '--evaluate_episodes', 1]
+    assert main(words(bag, tmp_path / 'whole', 400, *more)) == 0
+    command = [sys.executable, '-m', 'qcfql_ros.cli', *words(bag, tmp_path / 'cut', 400, *more)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    last, deadline = tmp_path / 'cut' / 'last.safetensors', time.monotonic() + 120
+    while not last.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    delay_s = random.uniform(0.0, 0.2)
+    time.sleep(delay_s)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, f'not running {delay_s} s later'
+    capsys.readouterr()
+    assert main(words(bag, tmp_path / 'cut', 400, *more)) == 0
+    assert 'going on from' in capsys.readouterr().out
+    for name in ('last', 'best'):
+        assert_same_state(*(tmp_path / f'{run}/{name}.safetensors' for run in ('whole', 'cut')))
+    for name in ('training', 'evaluation'):
+        whole, cut = (rows(tmp_path / run / f'{name}.csv') for run in ('whole', 'cut'))
+        assert whole == cut
+    assert [row['updates'] for row in whole] == ['150', '300', '400']
+
+
+def test_a_run_that_is_done_says_so(bag: Path, tmp_path: Path, capsys) -> None:
+    assert main(words(bag, tmp_path / 'out', 4)) == 0
+    before = (tmp_path / 'out' / 'last.safetensors').read_bytes()
+    capsys.readouterr()
+    report = tmp_path / 'report.json'
+    assert main(words(bag, tmp_path / 'out', 3, '--json', report)) == 0
+    assert 'nothing to do: 4 updates are done' in capsys.readouterr().out
+    assert json.loads(report.read_text())['updates'] == 4
+    assert (tmp_path / 'out' / 'last.safetensors').read_bytes() == before
+
+
+def test_the_split_of_a_run_is_kept_and_another_is_refused(
+    bag: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2, '--validation_fraction', 0.1)) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if 'held out: ' in line]
+    assert len(said) == 1 and said[0].endswith(('2 segments', '3 segments'))
+    # Without the flag, and whatever the seed is now.
+    assert main(words(bag, tmp_path / 'out', 4, '--seed', 9)) == 0
+    assert said[0] in capsys.readouterr().out.splitlines()
+    assert main(words(bag, tmp_path / 'out', 6, '--validation_fraction', 0.2)) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and 'trained with --validation_fraction 0.1' in error
+
+
+def test_other_settings_than_those_of_the_run_are_refused_by_name(
+    bag: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2)) == 0
+    assert main(words(bag, tmp_path / 'out', 4, '--discount', 0.9, '--no_terminal_windows')) == 2
+    error = capsys.readouterr().err
+    assert 'discount 0.99 (0.9), terminal_windows on (off); give another' in error
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_each_method_trains_and_says_where_it_is_not_the_default(
+    method: str, bag: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2, '--method', method)) == 0
+    said = capsys.readouterr().out
+    settings = next(line for line in said.splitlines() if line.startswith('settings: '))
+    assert f'method {method}, pretrain joint; other than by default: ' in settings
+    assert 'num_critics 2 (10)' in settings and 'batch_size 8 (256)' in settings
+    assert ('actor best_of_n (distilled)' in settings) == (method in ('qc', 'bfn', 'bc'))
+    assert (tmp_path / 'out' / 'policy.safetensors').is_file()
+
+
+def settings(*given: str) -> dict:
+    parser = Parser()
+    add_settings(parser)
+    return chosen_settings(parser.parse_args(given))
+
+
+def test_flags_go_over_the_method_and_the_method_over_the_preset() -> None:
+    assert settings() == {}
+    paper = settings('--preset', 'paper')
+    assert (paper['action_chunk_size'], paper['window_sampling']) == (5, 'reference')
+    mixed = settings('--preset', 'paper', '--method', 'bfn')
+    assert (mixed['action_chunk_size'], mixed['num_action_samples']) == (1, 4)
+    assert mixed['window_sampling'] == 'reference'
+    mine = ['--num_action_samples', '7', '--hidden_dims', '8', '9']
+    chosen = settings('--preset', 'paper', '--method', 'bfn', *mine)
+    assert (chosen['num_action_samples'], chosen['hidden_dims']) == (7, [8, 9])
+
+
+def test_every_setting_has_a_flag_that_sets_it() -> None:
+    parser = Parser()
+    add_settings(parser)
+    default = AlgorithmConfig(1, 1)
+    names = set(default.to_dict()) - {'state_dim', 'action_dim'}
+    assert names <= {action.dest for action in parser._actions if action.help}
+    other = {
+        'return_steps': 9, 'critic_aggregation': 'mean', 'actor': 'best_of_n', 'discount': 0.5,
+        'behavior_weighting': 'value', 'window_sampling': 'reference', 'hidden_dims': (5,),
+        'target_update': 'after', 'adam_bias_correction': 'float32', 'terminal_windows': False,
+    }  # fmt: skip
+    for name in names - set(other):
+        value = getattr(default, name)
+        other[name] = not value if isinstance(value, bool) else value * 0.5
+        if isinstance(value, int) and not isinstance(value, bool):
+            other[name] = value + 1
+    given = []
+    for name, value in other.items():
+        if isinstance(value, bool):
+            given += [f'--{name}' if value else f'--no_{name}']
+        else:
+            given += [f'--{name}', *(str(value).strip('(,)').split())]
+    chosen = AlgorithmConfig(1, 1, **settings(*given))
+    assert chosen == AlgorithmConfig(1, 1, **other)
+    assert differences(chosen).count('(') == len(names)  # and each is shown
+
+
+@pytest.mark.parametrize(
+    ('given', 'says'),
+    [
+        (['--method', 'qcfql'], "method 'qcfql' is unknown; did you mean 'qc_fql'?"),
+        (['--actor', 'random'], "actor: got 'random'"),
+        (['--preset', 'paper', '--terminal_windows'], 'set terminal_windows to false'),
+    ],
+)
+def test_a_setting_out_of_range_is_one_line(given: list[str], says: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        settings(*given)
+    assert says in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('given', 'says'),
+    [
+        (['--num_behavior_steps', '5'], '--num_behavior_steps needs --pretrain behavior'),
+        (['--log_every', '0'], 'log_every: got 0, wanted at least 1'),
+        (['--validation_fraction', '0.9'], 'validation_fraction: got 0.9, wanted in [0, 0.5]'),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_leave_nothing(
+    given: list[str], says: str, bag: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2, *given)) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_imitating_successes_leaves_out_the_episodes_without_one(
+    bag: Path, tmp_path: Path
+) -> None:
+    parser = Parser()
+    train.add_arguments(parser)
+    given = words(bag, tmp_path, 2, '--behavior_weighting', 'success', '--validation_fraction', 0)
+    arguments = parser.parse_args(given[1:])
+    config = AlgorithmConfig(6, 2, behavior_weighting='success')
+    training, _ = train._load(arguments, CONTRACT, config, Split(0.0, 0))
+    successes = 24 * 12
+    assert training.steps == successes + 2
+    assert int(np.sum(training.imitated)) == successes
