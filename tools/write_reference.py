@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/parameters.md from the settings' declarations; `--check` only compares."""
+"""Write docs/parameters.md and docs/settings.md from the declarations; `--check` only compares."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
+from qcfql_ros.algorithm.config import METHODS, PRESETS, AlgorithmConfig
+from qcfql_ros.cli.train_settings import setting_descriptions, shown
 from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, SIM_ARGUMENTS
 from qcfql_ros.parameters import LEARNER_NODE, POLICY_NODE, ROBOT_NODE, Parameter
 
-PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'parameters.md'
-HEAD = """\
+DOCS = Path(__file__).resolve().parent.parent / 'docs'
+SETTINGS_HEAD = """\
+# Settings of the algorithm
+
+Made by `make reference` from `qcfql_ros/algorithm/config.py`; `make lint` compares. Each is a flag
+of `qcfql train` and a field of `QCFQLConfig`. A preset, then a method, then single settings go
+over the defaults. [algorithm.md](algorithm.md) says what is computed with them.
+"""
+PARAMETERS_HEAD = """\
 # Parameters
 
 Made by `make reference` from `qcfql_ros/parameters.py`; `make lint` compares. A value out of range
@@ -56,9 +67,9 @@ def table(title: str, parameters: Iterable[Parameter]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def page() -> str:
-    """Return the whole page."""
-    return HEAD + ''.join(
+def parameters_page() -> str:
+    """Return docs/parameters.md."""
+    return PARAMETERS_HEAD + ''.join(
         (
             table('policy_node', POLICY_NODE),
             table('learner_node', LEARNER_NODE),
@@ -69,14 +80,54 @@ def page() -> str:
     )
 
 
+def words_table(title: str, first: str, columns: dict[str, dict[str, Any]]) -> str:
+    """Return what each word sets, a column a word; blank where it sets nothing."""
+    names = [entry.name for entry in fields(AlgorithmConfig)]
+    rows = [name for name in names if any(name in values for values in columns.values())]
+    lines = [
+        f'\n## {title}\n',
+        f'| {first} | ' + ' | '.join(f'`{word}`' for word in columns) + ' |',
+    ]
+    lines.append('|---' * (len(columns) + 1) + '|')
+    for name in rows:
+        cells = [shown(values[name]) if name in values else '' for values in columns.values()]
+        lines.append(f'| `{name}` | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def cell(text: str) -> str:
+    """Return a docstring's words as a cell of a table."""
+    return text.replace('``', '`').replace('|', r'\|')
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    texts = setting_descriptions()
+    lines = ['\n| setting | default | what |', '|---|---|---|']
+    for entry in fields(AlgorithmConfig):
+        value = 'of the contract' if entry.default is MISSING else f'`{shown(entry.default)}`'
+        lines.append(f'| `{entry.name}` | {value} | {cell(texts[entry.name])} |')
+    return ''.join(
+        (
+            SETTINGS_HEAD,
+            '\n'.join(lines) + '\n',
+            words_table('Presets: `--preset NAME`', 'sets', PRESETS),
+            words_table('Methods: `--method NAME`', 'sets', METHODS),
+        )
+    )
+
+
 def main() -> int:
-    """Write the page, or compare it."""
-    if '--check' not in sys.argv:
-        PAGE.write_text(page(), encoding='utf-8')
-    elif not PAGE.exists() or PAGE.read_text(encoding='utf-8') != page():
-        print(f'{PAGE} is not what the declarations say; run: make reference', file=sys.stderr)
-        return 1
-    return 0
+    """Write the pages, or compare them."""
+    status = 0
+    for name, text in (('parameters.md', parameters_page()), ('settings.md', settings_page())):
+        page = DOCS / name
+        if '--check' not in sys.argv:
+            page.write_text(text, encoding='utf-8')
+        elif not page.exists() or page.read_text(encoding='utf-8') != text:
+            print(f'{page} is not what the declarations say; run: make reference', file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == '__main__':

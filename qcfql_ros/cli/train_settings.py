@@ -23,9 +23,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--preset', help=', '.join(PRESETS))
     parser.add_argument('--method', help=f'{", ".join(METHODS)}; over the preset')
     group = parser.add_argument_group('settings', 'each over what preset and method say')
-    kinds, texts = get_type_hints(AlgorithmConfig), _descriptions()
+    kinds, texts = get_type_hints(AlgorithmConfig), setting_descriptions()
     for name, default in _settings():
-        text = f'{texts[name]} (default {_shown(default)})'.replace('%', '%%')
+        text = f'{texts[name]} (default {shown(default)})'.replace('%', '%%')
         if kinds[name] is bool:
             group.add_argument(f'--{name}', action='store_true', default=None, help=text)
             off = (f'--no_{name}', f'--no-{name}')
@@ -56,9 +56,9 @@ def differences(config: AlgorithmConfig, others: AlgorithmConfig | None = None) 
     """
     theirs = dict(_settings()) if others is None else others.to_dict()
     found = [
-        f'{name} {_shown(getattr(config, name))} ({_shown(theirs[name])})'
+        f'{name} {shown(getattr(config, name))} ({shown(theirs[name])})'
         for name in theirs
-        if _shown(getattr(config, name)) != _shown(theirs[name])
+        if shown(getattr(config, name)) != shown(theirs[name])
     ]
     return ', '.join(found)
 
@@ -70,14 +70,14 @@ def _settings() -> Iterator[tuple[str, Any]]:
             yield entry.name, entry.default
 
 
-def _descriptions() -> dict[str, str]:
+def setting_descriptions() -> dict[str, str]:
     """Return what the docstring of `AlgorithmConfig` says of each attribute."""
     text = inspect.getdoc(AlgorithmConfig) or ''
     entries = re.findall(r'^    (\w+): (.*(?:\n {8}.*)*)', text, re.MULTILINE)
     return {name: ' '.join(words.split()) for name, words in entries}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if isinstance(value, bool):
         return 'on' if value else 'off'
     if isinstance(value, tuple | list):
