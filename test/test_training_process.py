@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer process at the end of its socket."""
 
+import csv
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 from practice_data import random_events
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
+from qcfql_ros.algorithm.normalizer import Normalizer
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract import load_contract
 from qcfql_ros.data.replay import Replay
@@ -23,10 +25,12 @@ from qcfql_ros.training.frames import FrameReader, pack_events, unpack_events
 from qcfql_ros.training.link import TrainerLink
 from qcfql_ros.training.online import OnlineTraining
 from qcfql_ros.training.pace import Pace
+from qcfql_ros.training.process import parser, prepare
+from qcfql_ros.training.setup import empty_replay
 
 
 def wait_for(
-    link: TrainerLink, holds: Callable[[dict], bool], timeout_s: float = 60.0
+    link: TrainerLink, holds: Callable[[dict], bool], timeout_s: float = 180.0
 ) -> list[dict]:
     """Return the messages up to and with the one that `holds` holds for."""
     deadline = time.monotonic() + timeout_s
@@ -170,3 +174,112 @@ def test_a_full_disk_is_reported_and_learning_goes_on(tmp_path: Path) -> None:
     training.save_if_due(force=True)
     assert str(blocked) in training.report()['disk_error']
     assert training.work(2) == 2
+
+
+def all_of(state: TrainingState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state._tensors().items()}
+
+
+def online(run_dir: Path, *more: str) -> OnlineTraining:
+    """Return the training that the trainer process would have with these arguments."""
+    given = ['--fd', '0', '--contract', 'point_reach', '--run-dir', str(run_dir), *more]
+    return prepare(parser().parse_args(given))
+
+
+@pytest.fixture
+def pretrained(events, tmp_path: Path) -> Path:
+    contract = load_contract('point_reach')
+    config = AlgorithmConfig(
+        contract.state_dim, contract.action.dim, num_critics=2, hidden_dims=(8,), batch_size=8
+    )
+    state = TrainingState.start(config, contract.name, contract.hash, seed=3)
+    practice = empty_replay(config, 500, contract)
+    for event in events:
+        practice.append(event)
+    for _ in range(5):
+        state.update.step(practice.sample(8, state.sampler))
+    state.save(tmp_path / 'offline' / 'last.safetensors')
+    return tmp_path / 'offline' / 'last.safetensors'
+
+
+def test_weights_targets_moments_and_generators_carry_over_from_offline_to_practice(
+    pretrained: Path, events, tmp_path: Path
+) -> None:
+    offline = TrainingState.load(pretrained)
+    training = online(tmp_path / 'run', '--state', str(pretrained), '--warmup-steps', '0')
+    assert (training.state.update.count, training.updates) == (5, 0)
+    before, after = all_of(offline), all_of(training.state)
+    assert before.keys() == after.keys()
+    assert any(name.startswith('adam.exp_avg_sq.critic') for name in before)
+    assert any(name.startswith('networks.target_critic') for name in before)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # The first update of practice is that of the offline state, on the same windows.
+    training.add(events)
+    windows = empty_replay(offline.update.config, 1000, load_contract('point_reach'))
+    for event in events:
+        windows.append(event)
+    training.work(1)
+    offline.update.step(windows.sample(8, offline.sampler))
+    before, after = all_of(offline), all_of(training.state)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert float(after['adam.step.critic.network.kernels.0']) == 6
+
+
+def test_no_update_before_warm_up_and_then_the_ratio_holds_step_by_step(
+    pretrained: Path, events, tmp_path: Path
+) -> None:
+    pace = ['--warmup-steps', '30', '--utd-ratio', '0.25', '--state', str(pretrained)]
+    training, steps = online(tmp_path / 'run', *pace), 0
+    for event in events:
+        training.add([event])
+        steps += isinstance(event, Step)
+        training.work(100)
+        assert training.updates == max(0, int((steps - 30) * 0.25))
+    assert (steps, training.updates) == (100, 17)
+    assert training.report()['total_updates'] == 22
+
+
+@pytest.mark.parametrize('fraction', [0.5, 0.9, None])
+def test_batches_mix_demonstrations_and_practice_as_asked(fraction: float | None) -> None:
+    config = AlgorithmConfig(3, 2)
+    practice, demonstrations = (empty_replay(config, 500) for _ in range(2))
+    for event in random_events(1, 20, 3, 2, seed=1):
+        practice.append(event)
+    for event in random_events(3, 20, 3, 2, seed=2):
+        demonstrations.append(event)
+    known = {tuple(row) for row in demonstrations.observations.tolist()}
+    buffers = Buffers(practice, demonstrations, fraction, Normalizer.identity(3))
+    sampler = np.random.default_rng(0)
+    states = [tuple(s) for _ in range(40) for s in buffers.sample(256, sampler).state.tolist()]
+    share = np.mean([state in known for state in states])
+    # Uniformly, the share is that of the windows: 60 of 80. Five standard errors either way.
+    wanted = 0.75 if fraction is None else fraction
+    assert abs(share - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / len(states))
+
+
+def test_minus_one_draws_uniformly(pretrained: Path, tmp_path: Path) -> None:
+    for given, wanted in (('-1', None), ('0.5', 0.5), ('0', 0.0)):
+        training = online(tmp_path / 'run', '--demo-fraction', given, '--state', str(pretrained))
+        assert training.buffers.demonstration_fraction == wanted
+
+
+def test_the_log_of_a_trainer_started_again_holds_each_update_once(
+    pretrained: Path, events, tmp_path: Path
+) -> None:
+    run, pace = tmp_path / 'run', ['--warmup-steps', '0', '--state', str(pretrained)]
+    training = online(run, *pace)
+    training.add(events)
+    for updates in (10, 10, 10):
+        training.work(updates)
+        training.report()
+        if training.updates == 20:
+            training.save_if_due(force=True)
+    del training  # killed: the last ten were logged and not saved
+    again = online(run, *pace)
+    again.add(events)
+    for updates in (10, 10):
+        again.work(updates)
+        again.report()
+    with open(run / 'training.csv', newline='') as file:
+        counts = [int(row['updates']) for row in csv.DictReader(file)]
+    assert counts == [15, 25, 35, 45]
