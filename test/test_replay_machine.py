@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 from hypothesis import settings
@@ -35,6 +36,8 @@ def check(replay: Replay, slow: SlowReplay) -> None:
     assert replay.short_segment_steps == sum(len(s.steps) for s in short)
     if not wanted:
         return
+    drawn = replay.sample(8, np.random.default_rng(len(wanted))).state[:, 0].int()
+    assert set(drawn.tolist()) <= set(wanted)
     batch = replay.sampling.windows(starts)
     rows = batch.state[:, 0].int().tolist()
     assert sorted(rows) == sorted(wanted)
@@ -107,7 +110,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
 
 TestReplay = ReplayMachine.TestCase
-TestReplay.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestReplay.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 def filled(episodes: int, seed: int, **values) -> tuple[Replay, SlowReplay]:
@@ -195,6 +198,19 @@ def test_the_windows_of_the_reference_are_those_of_its_sampler_on_a_plain_array(
     np.testing.assert_allclose(drawn, np.array(wanted), rtol=1e-5, atol=1e-6)
     assert batch.weight.tolist() == batch.valid[:, -1].tolist()
     assert 0.0 in batch.weight.tolist() and 1.0 in batch.weight.tolist()
+
+
+def test_segments_of_one_step_are_drawn_as_the_reference_does_wherever_the_ring_stands() -> None:
+    for chunk, room in itertools.product((1, 2, 3), range(2, 8)):
+        slow = SlowReplay(
+            chunk + room, chunk, 0.9, terminal_windows=False, window_sampling='reference'
+        )
+        replay = real(slow)
+        for _ in range(slow.capacity):
+            replay.append(slow.step(-1.0))
+            check(replay, slow)
+            replay.append(slow.end())
+            check(replay, slow)
 
 
 def test_a_segment_longer_than_the_ring_leaves_only_what_is_kept() -> None:

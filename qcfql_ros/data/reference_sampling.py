@@ -42,9 +42,9 @@ class ReferenceSampling:
         self._replay = replay
         self._stored = 0
         self._discounts = replay.discount ** np.arange(replay.window_steps, dtype=np.float64)
-        # n steps lie in so many places: a final observation between any two of them, and at the
-        # seam a final observation, an incomplete step and another final observation.
-        self._reach = np.arange(2 * replay.window_steps + 3)
+        # n steps lie in so many places: a final observation behind each, and at the seam an
+        # incomplete step and another final observation, whose steps are overwritten.
+        self._reach = np.arange(2 * replay.window_steps + 2)
 
     nbytes = 0
 
