@@ -14,6 +14,7 @@ short by the episode's end, if a step in it is terminated: nothing is bootstrapp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -138,9 +139,9 @@ def every_ending(
 ) -> list[PlainEpisode]:
     """Return episodes that terminate, are truncated, or go on after a termination, everywhere.
 
-    Every length up to ``return_steps + 2``; in each, no termination (truncated at the end), or one
-    at any one step. Plans stand at every `chunk`-th step of every second episode. All numbers are
-    float32 numbers.
+    Every length up to ``return_steps + 2``; in each, no termination (truncated at the end), one at
+    any step, or two at any two. Plans stand at every `chunk`-th step of every second episode. All
+    numbers are float32 numbers.
     """
 
     def numbers(*shape):
@@ -148,7 +149,7 @@ def every_ending(
 
     episodes = []
     for length in range(1, return_steps + 3):
-        for ended_at in [None, *range(length)]:
+        for ended_at in (at for r in range(3) for at in combinations(range(length), r)):
             steps = []
             for i in range(length):
                 planned = None
@@ -159,8 +160,8 @@ def every_ending(
                         observation=numbers(state_dim),
                         action=numbers(action_dim),
                         reward=float(numbers(1)[0]),
-                        terminated=i == ended_at,
-                        success=i == ended_at and len(episodes) % 3 == 0,
+                        terminated=i in ended_at,
+                        success=i in ended_at and len(episodes) % 3 == 0,
                         planned=planned,
                     )
                 )
