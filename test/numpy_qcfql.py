@@ -199,8 +199,8 @@ def critic_target(weights: Weights, batch: NumpyBatch, noise: NumpyNoise, config
 def behavior_loss(weights: Weights, batch: NumpyBatch, noise: NumpyNoise, config, fixed: Fixed):
     """Flow matching; masked entries count in the mean's denominator."""
     sigma, time = config.flow_matching_sigma, noise.flow_time[:, None, None]
-    x_t = (1.0 - (1.0 - sigma) * time) * noise.flow_start + time * batch.chunk
-    wanted = batch.chunk - (1.0 - sigma) * noise.flow_start
+    x_t = (1.0 - (1.0 - sigma) * time) * noise.flow_start + time * fixed.chunk
+    wanted = fixed.chunk - (1.0 - sigma) * noise.flow_start
     error = (velocity(weights, batch.state, x_t, noise.flow_time) - wanted) ** 2
     return (error * batch.valid[:, :, None] * fixed.value_weights[:, None, None]).mean()
 

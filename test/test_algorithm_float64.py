@@ -43,7 +43,6 @@ def test_losses_and_target_agree(settings) -> None:
     assert distance(target, fixed.target) <= TOLERANCE
 
 
-@pytest.mark.xfail(strict=True, reason='losses.py takes mean |Q_k|, FQL mean |mean_k Q_k|')
 def test_the_q_term_is_normalised_by_the_size_of_the_mean_over_members() -> None:
     case = Case({'normalize_q_loss': True})
     theirs = LOSSES['policy'](

@@ -71,7 +71,7 @@ class AlgorithmConfig:
         behavior_temperature: of value weighting, in units of Q.
         learning_rate: Adam, all networks.
         batch_size: windows in one update.
-        terminal_windows: learn from windows that hold a termination before their last step.
+        terminal_windows: learn from windows that a termination cuts short.
         rewards_after_termination: rewards behind a termination inside a window count.
         window_sampling: legal, only windows that can be learned from are drawn; reference, any
             start is drawn and windows over an end of an episode get weight 0.

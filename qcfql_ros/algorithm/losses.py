@@ -91,7 +91,7 @@ def all_losses(
     target = critic_target(nets, batch, noise, config)
     critic, info_critic = critic_loss(nets.critic, batch, chunk, target)
     behavior, info_behavior = behavior_loss(
-        nets.behavior, batch, noise, config.flow_matching_sigma, weights
+        nets.behavior, batch, chunk, noise, config.flow_matching_sigma, weights
     )
     info = {**info_critic, **info_behavior}
     if weights is not None:
@@ -114,18 +114,22 @@ def all_losses(
 def behavior_loss(
     flow: FlowMatchingBehaviorPolicy,
     batch: Batch,
+    chunk: Tensor,
     noise: Noise,
     sigma: float,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Info]:
     """Flow matching on chunks, masked by `valid` and weighted by `weights`, (batch,).
 
+    `chunk` is the batch's chunk with its unknown tails filled: they do not count, but the flow
+    sees them, and a constant there would tell it of the end.
+
     ``x_t = (1 - (1 - sigma) t) x_0 + t x_1``, target ``x_1 - (1 - sigma) x_0`` (Lipman et al.
     2022, eq. 22 and 23). The mean counts masked entries, as the reference does.
     """
     time = noise.flow_time[:, None, None]
-    point = (1.0 - (1.0 - sigma) * time) * noise.flow_start + time * batch.chunk
-    target = batch.chunk - (1.0 - sigma) * noise.flow_start
+    point = (1.0 - (1.0 - sigma) * time) * noise.flow_start + time * chunk
+    target = chunk - (1.0 - sigma) * noise.flow_start
     error = (flow(batch.state, point, noise.flow_time) - target).square()
     mask = batch.valid if weights is None else batch.valid * weights[:, None]
     loss = (error * mask[:, :, None]).mean()
@@ -217,7 +221,8 @@ def policy_loss(
     q_value = values.mean()
     q_loss = -q_value
     if config.normalize_q_loss:
-        q_loss = q_loss / values.detach().abs().mean().clamp_min(1e-6)
+        # The size of the mean over members, as FQL's code takes it.
+        q_loss = q_loss / values.detach().mean(0).abs().mean().clamp_min(1e-6)
     loss = weight * distillation + q_loss
     outside = (student.detach().abs() > 1.0).to(student.dtype).mean()
     return loss, {

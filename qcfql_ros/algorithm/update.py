@@ -77,8 +77,12 @@ class Update:
         """Move the behaviour flow alone one update on (``--pretrain behavior``)."""
         if noise is None:
             noise = Noise.draw(batch.state.shape[0], self.config, self.generator)
-        sigma = self.config.flow_matching_sigma
-        loss, info = behavior_loss(self.networks.behavior, batch, noise, sigma)
+        flow, sigma, chunk = self.networks.behavior, self.config.flow_matching_sigma, batch.chunk
+        if self.config.terminal_windows:
+            with torch.no_grad():
+                tails = flow.sample(batch.state, noise=noise.policy)
+                chunk = torch.where(batch.tail_unknown[:, :, None], tails, chunk)
+        loss, info = behavior_loss(flow, batch, chunk, noise, sigma)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()  # skips what has no gradient
