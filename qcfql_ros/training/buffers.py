@@ -22,7 +22,8 @@ class Buffers:
         practice: filled while the robot works.
         demonstrations: filled before, or None.
         demonstration_fraction: share of each batch that comes from the demonstrations; None
-            draws uniformly over both, as the reference does.
+            draws uniformly over the starts of both. So does the reference, but from one array:
+            with reference sampling the last n - 1 steps of each are no starts here.
         normalizer: applied to the states of each batch.
     """
 
