@@ -46,8 +46,9 @@ def main() -> None:
     agent, weights = make_agent(settings, inputs, arguments.seed)
     results = run(agent, inputs)
     if arguments.inputs:
-        for key, value in {**weights, **results}.items():
-            print(f'{distance(value, inputs[key]):.1e}  {key}')
+        far = {key: distance(value, inputs[key]) for key, value in results.items()}
+        for key in sorted(far, key=lambda key: -far[key]):
+            print(f'{far[key]:.1e}  {key}')
         return
     chosen = {key: value for key, value in inputs.items() if key.startswith(('batch/', 'noise/'))}
     made_with = {name: version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
@@ -223,12 +224,13 @@ def run(agent: Any, inputs: Arrays) -> Arrays:
 
     with known(*draws):
         (total, info), gradients = jax.value_and_grad(loss, has_aux=True)(agent.network.params)
-    # What their `update` does with the gradients; that it is the same shows in the next lines.
+    # What their `update` does with its gradients, which it does not return.
     network = agent.network.apply_gradients(grads=gradients)
     agent.target_update(network, 'critic')
     with known(*draws):
         updated, _ = agent.update(batch)
-    print(f'update() itself: {tree_distance(updated.network.params, network.params):.1e} away')
+    far = tree_distance(updated.network.params, network.params)
+    print(f'their update() in one piece gives weights {far:.1e} away')
     state, policy = batch['observations'], inputs['noise/policy']
     actions = batch['actions'].reshape(len(state), -1)[:, : policy.shape[1]]
     chooser = agent.replace(config=agent.config.copy({'actor_type': 'best-of-n'}))
