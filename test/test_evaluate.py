@@ -124,3 +124,22 @@ def test_an_unknown_robot_is_refused_with_the_nearest_name(tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.count('\n') == 1
     assert "did you mean 'point_reach'?" in done.stderr
+
+
+def test_a_best_of_n_policy_is_trained_from_demonstrations_and_drives_the_robot(
+    demos: Path, tmp_path: Path
+) -> None:
+    done = qcfql(
+        'train', '--dataset_path', demos, '--contract', 'point_reach', '--output_dir', tmp_path,
+        '--method', 'qc', '--num_critics', 2, '--hidden_dims', 32, '--batch_size', 16,
+        '--num_pretrain_steps', 20,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model, report = tmp_path / 'policy.safetensors', tmp_path / 'report.json'
+    assert ChunkPolicy.load(model).info.best_of_n.num_action_samples == 32
+    done = qcfql(
+        'evaluate', '--model', model, '--contract', 'point_reach', '--episodes', 2,
+        '--seed', 3, '--json', report,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text())['episodes'] == 2
