@@ -60,6 +60,7 @@ setup(
         'learn': [*ROBOT, *LEARN],
         'sim': ['gymnasium>=1.0', 'mujoco>=3.1', 'ogbench==1.2.2'],
         'demo': ['matplotlib>=3.8', 'rich>=13'],
+        'benchmark': ['gymnasium>=1.0', 'stable-baselines3>=2.4'],
         'lerobot': ['lerobot[dataset]==0.6.1'],
         'ros-jazzy': ros_wheels('jazzy', '7.1.6', '5.3.6', '2.0.3'),
         'ros-kilted': ros_wheels('kilted', '9.1.2', '5.5.1', '2.3.0'),
