@@ -5,7 +5,6 @@ import csv
 import itertools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from practice_data import random_events
 from qcfql_ros.algorithm.config import METHODS, AlgorithmConfig
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.steps import SegmentEnd, Step
-from qcfql_ros.errors import ParameterError
 from qcfql_ros.training import metrics
 from qcfql_ros.training.board import Board
 from qcfql_ros.training.buffers import Buffers
@@ -31,7 +29,7 @@ from qcfql_ros.training.diagnosis import (
 from qcfql_ros.training.offline import OfflineTraining, Schedule
 from qcfql_ros.training.online import OnlineTraining
 from qcfql_ros.training.pace import Pace
-from qcfql_ros.training.validation import Split, Validation, over_training
+from qcfql_ros.training.validation import Validation
 
 CONFIG = AlgorithmConfig(3, 2, num_critics=2, hidden_dims=(16, 16), batch_size=8)
 DOCS = Path(__file__).parent.parent / 'docs' / 'metrics.md'
@@ -267,52 +265,6 @@ def test_the_loss_on_held_out_segments_falls_with_training() -> None:
     for _ in range(300):
         state.update.behavior_step(buffers.sample(8, state.sampler))
     assert validation.losses(state.update)['validation_loss_behavior'] < 0.96 * before
-
-
-def split_of(fraction: float, seed: int, segments: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the segments on both sides, each as the episode numbers of its steps."""
-    held_out: list[Step | SegmentEnd] = []
-    events = random_events(segments, 3, 3, 2)
-    training = list(Split(fraction, seed).training(events, held_out.append))
-
-    def by_segment(side: list[Step | SegmentEnd]) -> Iterator[list[int]]:
-        episodes: list[int] = []
-        for event in side:
-            if isinstance(event, SegmentEnd):
-                yield episodes
-                episodes = []
-            else:
-                episodes.append(event.episode)
-        assert not episodes
-
-    return list(by_segment(training)), list(by_segment(held_out))
-
-
-def test_whole_segments_are_held_out_the_same_ones_each_time() -> None:
-    training, held_out = split_of(0.1, 3, 100)
-    assert len(held_out) == 10
-    assert all(len(part) == 3 and len(set(part)) == 1 for part in [*training, *held_out])
-    assert sorted(part[0] for part in [*training, *held_out]) == list(range(100))
-    assert (training, held_out) == split_of(0.1, 3, 100)
-    assert held_out != split_of(0.1, 4, 100)[1]
-    longer = split_of(0.1, 3, 130)[1]
-    assert longer[:10] == held_out and len(longer) == 13
-
-
-def test_of_few_segments_and_with_fraction_0_none_is_held_out() -> None:
-    for fraction, segments in ((0.5, 19), (0.0, 100)):
-        training, held_out = split_of(fraction, 0, segments)
-        assert (len(training), held_out) == (segments, [])
-    with pytest.raises(ParameterError, match=r'validation_fraction: got 0\.6'):
-        Split(0.6, 0)
-
-
-def test_over_training_warns_once_when_the_loss_has_clearly_risen() -> None:
-    notes: dict = {}
-    losses = [1.0, 0.5, 0.54, 0.6, 0.5, 0.6, 0.6, 0.4, 0.45, 0.45, 0.45, 0.5, 0.6]
-    said = [over_training(notes, loss, 10 * index) for index, loss in enumerate(losses)]
-    assert [index for index, line in enumerate(said) if line] == [10]
-    assert 'is 0.45 and was 0.4 at update 70' in said[10]
 
 
 def test_a_behaviour_that_no_longer_holds_the_policy_warns_once_and_says_what_to_try() -> None:
