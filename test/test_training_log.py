@@ -13,6 +13,7 @@ import torch
 from practice_data import random_events
 
 from qcfql_ros.algorithm.config import METHODS, AlgorithmConfig
+from qcfql_ros.algorithm.update import Update
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.training import metrics
@@ -21,9 +22,9 @@ from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.csv_log import CsvLog
 from qcfql_ros.training.diagnosis import (
-    BEHAVIOR_SHARE_WARNING,
-    behavior_share_warning,
+    WARN_FROM_UPDATES,
     diagnose,
+    left_behavior,
     realised_returns,
 )
 from qcfql_ros.training.offline import OfflineTraining, Schedule
@@ -268,15 +269,22 @@ def test_the_loss_on_held_out_segments_falls_with_training() -> None:
 
 
 def test_a_behaviour_that_no_longer_holds_the_policy_warns_once_and_says_what_to_try() -> None:
-    notes: dict = {}
-    assert not behavior_share_warning(notes, BEHAVIOR_SHARE_WARNING, 3.0)
-    line = behavior_share_warning(notes, BEHAVIOR_SHARE_WARNING / 2, 3.0)
-    assert '--distillation_weight 30' in line and 'docs/algorithm.md' in line
-    assert not behavior_share_warning(notes, 0.0, 3.0)
+    update, notes = Update(CONFIG.with_changes(distillation_weight=3.0)), {}
+    good = {'behavior_share': 0.45, 'loss_distillation': 0.02}
+    for bad in ({'behavior_share': 0.35}, {'loss_distillation': 0.19}):
+        update.count, notes = WARN_FROM_UPDATES - 1, {}
+        assert not left_behavior(notes, good | bad, update)  # it is only being fitted
+        update.count += 1
+        assert not left_behavior(notes, good, update)
+        line = left_behavior(notes, good | bad, update)
+        assert '--distillation_weight 30' in line and 'docs/algorithm.md' in line
+        assert not left_behavior(notes, good | bad, update)
+    assert not left_behavior({}, {'loss_critic': 1.0}, update)  # nothing is distilled
 
 
 def test_both_warnings_reach_the_person_once_in_a_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr('qcfql_ros.training.diagnosis.BEHAVIOR_SHARE_WARNING', 1.1)
+    monkeypatch.setattr('qcfql_ros.training.diagnosis.WARN_FROM_UPDATES', 1)
     state, buffers = start()
     validation = Validation(replay(), state.normalizer, state.update, 0)
     rising = iter(np.arange(1.0, 9.0))
@@ -295,6 +303,7 @@ def test_both_warnings_reach_the_person_once_in_a_run(tmp_path: Path, monkeypatc
 
 def test_the_warning_of_practice_is_in_its_status(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr('qcfql_ros.training.diagnosis.BEHAVIOR_SHARE_WARNING', 1.1)
+    monkeypatch.setattr('qcfql_ros.training.diagnosis.WARN_FROM_UPDATES', 1)
     state, buffers = start()
     state.notes['warned_behavior_share'] = True  # said when it was pretrained; this run is new
     said: list[str] = []

@@ -297,6 +297,8 @@ class LearnerNode(Node):
             values['policy_version'] = feed.policy.get('version', status.get('policy_version', 0))
             values['trainer_restarts'] = feed.restarts
             values |= {name: _short(loss) for name, loss in status.get('losses', {}).items()}
+            if status.get('warning'):
+                level, text = DiagnosticStatus.WARN, status['warning']
             if status.get('stopped'):
                 level, text = DiagnosticStatus.ERROR, f'learning stopped: {status["stopped"]}'
             if status.get('disk_error'):

@@ -17,8 +17,11 @@ from qcfql_ros.algorithm.update import Update
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.training.buffers import Buffers
 
-#: Below this share of the policy's gradient the behaviour no longer holds the policy.
-BEHAVIOR_SHARE_WARNING = 0.02
+#: Runs that never succeeded had a lower `behavior_share`, or a larger `loss_distillation`; of
+#: those that did, none came near from `WARN_FROM_UPDATES` on (docs/results/weights.md).
+BEHAVIOR_SHARE_WARNING = 0.4
+DISTILLATION_WARNING = 0.1
+WARN_FROM_UPDATES = 1000
 
 NUM_RETURNS = 256  # windows whose return is compared with Q
 MIN_RETURNS = 16  # for a correlation
@@ -122,19 +125,25 @@ def short_segments(buffers: Buffers) -> int:
     return buffers.practice.short_segments + more
 
 
-def behavior_share_warning(notes: dict[str, Any], share: float, weight: float) -> str:
+def left_behavior(notes: dict[str, Any], means: dict[str, float], update: Update) -> str:
     """Return a line when the behaviour no longer holds the policy, once a run.
 
     Args:
         notes: of the training state; that it was said is kept there.
-        share: ``behavior_share``, a mean over updates.
-        weight: of the distillation, at present.
+        means: `behavior_share` and `loss_distillation`, over a row's updates.
+        update: gives the count and the weight at present.
     """
-    if share >= BEHAVIOR_SHARE_WARNING or notes.get('warned_behavior_share'):
+    share, distance = means.get('behavior_share'), means.get('loss_distillation')
+    if share is None or distance is None or update.count < WARN_FROM_UPDATES:
+        return ''
+    holds = share >= BEHAVIOR_SHARE_WARNING and distance <= DISTILLATION_WARNING
+    if holds or notes.get('warned_behavior_share'):
         return ''
     notes['warned_behavior_share'] = True
+    weight = update.distillation_weight
     return (
-        f'the demonstrations hardly hold the policy: behavior_share {share:.2g} is below '
-        f'{BEHAVIOR_SHARE_WARNING:g} at distillation_weight {weight:g}; if it does not succeed, '
-        f'try --distillation_weight {10.0 * weight:g} (docs/algorithm.md)'
+        f'the demonstrations hardly hold the policy at distillation_weight {weight:g}: '
+        f'behavior_share {share:.2g} (wanted {BEHAVIOR_SHARE_WARNING:g} or more), '
+        f'loss_distillation {distance:.2g} (wanted {DISTILLATION_WARNING:g} or less); try '
+        f'--distillation_weight {10.0 * weight:g} (docs/algorithm.md)'
     )

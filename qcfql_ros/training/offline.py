@@ -15,7 +15,7 @@ from qcfql_ros.training.board import Board
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.csv_log import CsvLog
-from qcfql_ros.training.diagnosis import behavior_share_warning, diagnose, short_segments
+from qcfql_ros.training.diagnosis import diagnose, left_behavior, short_segments
 from qcfql_ros.training.durable_file import write_policy
 from qcfql_ros.training.metrics import (
     EVALUATION_COLUMNS,
@@ -191,10 +191,7 @@ class OfflineTraining:
     def _watch(self, row: dict[str, float]) -> None:
         """Warn of what a person should know."""
         notes, update = self.state.notes, self.state.update
-        warnings = []
-        if 'behavior_share' in row:
-            share, weight = row['behavior_share'], update.distillation_weight
-            warnings.append(behavior_share_warning(notes, share, weight))
+        warnings = [left_behavior(notes, row, update)]
         loss = self._held_out_loss = row.get('validation_loss_behavior')
         if loss is not None:
             warnings.append(over_training(notes, loss, self._step))

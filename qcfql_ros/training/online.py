@@ -16,7 +16,7 @@ from qcfql_ros.training.board import Board
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.csv_log import CsvLog
-from qcfql_ros.training.diagnosis import behavior_share_warning, diagnose, short_segments
+from qcfql_ros.training.diagnosis import diagnose, left_behavior, short_segments
 from qcfql_ros.training.durable_file import write_policy
 from qcfql_ros.training.metrics import ONLINE_COLUMNS, Metrics, all_finite
 from qcfql_ros.training.pace import Pace
@@ -151,12 +151,10 @@ class OnlineTraining:
             self._board.write(row, count)
 
         self._on_disk(write)
-        if 'behavior_share' in means:
-            share, weight = means['behavior_share'], state.update.distillation_weight
-            line = behavior_share_warning(state.notes, share, weight)
-            if line:
-                self.warning = line
-                self._say(f'warning: {line}')
+        line = left_behavior(state.notes, means, state.update)
+        if line:
+            self.warning = line
+            self._say(f'warning: {line}')
 
     def _is_sound(self) -> bool:
         """Whether learning goes on and every weight is finite; if not, it stops here."""
