@@ -146,10 +146,10 @@ LEARNER_NODE = (
     Parameter(
         'behavior_weighting',
         str,
-        'uniform',
+        'model',
         'Which practice the behaviour policy imitates: uniform, all; success, what succeeded; '
-        'value, what the critics think better than its own.',
-        choices=('uniform', 'success', 'value'),
+        'value, what the critics think better than its own; model, as it was trained before.',
+        choices=('model', 'uniform', 'success', 'value'),
     ),
     Parameter(
         'utd_ratio',

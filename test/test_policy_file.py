@@ -171,6 +171,10 @@ def test_a_best_of_n_policy_comes_back_and_plans_what_its_critics_think_best():
         {'num_critics': 3},
         {'critic_aggregation': 'max'},
         {'pessimism': None},
+        {'pessimism': -0.5},
+        {'pessimism': 10**400},
+        {'pessimism': float('nan')},
+        {'num_action_samples': 4096, 'flow_steps': 4096},
         {'critic_layer_norm': 1},
         {'flow_steps': 2.5},
         {'surprise': 1},
@@ -186,6 +190,25 @@ def test_a_best_of_n_description_that_does_not_fit_is_refused(changes):
     header['__metadata__']['qcfql'] = json.dumps(info)
     with pytest.raises(ModelError):
         ChunkPolicy.load(joined(header, data))
+
+
+def test_the_digest_covers_what_is_done_with_the_tensors():
+    about = PolicyInfo('c', 'h', 3, 2, 4, (8,), best_of_n=BestOfN(**BEST_OF_N))
+    policy = ChunkPolicy.random(about)
+    other = PolicyInfo('c', 'h', 3, 2, 4, (8,), best_of_n=BestOfN(**BEST_OF_N | {'flow_steps': 4}))
+    assert ChunkPolicy(policy.network, policy.normalizer, other).digest != policy.digest
+    header, data = parted(policy.to_bytes())
+    header['__metadata__']['qcfql'] = other.to_json()
+    with pytest.raises(ModelError, match='digest'):
+        ChunkPolicy.load(joined(header, data))
+
+
+@pytest.mark.parametrize('changes', [{'num_action_samples': 4096, 'num_critics': 4096}, {}])
+def test_a_plan_beyond_any_robots_memory_or_time_is_refused_by_its_description(changes):
+    many = BEST_OF_N | {'num_action_samples': 4096, 'flow_steps': 2000} | changes
+    info = PolicyInfo('c', 'h', 3, 2, 4, (64, 64), best_of_n=BestOfN(**many))
+    with pytest.raises(ModelError, match='train with a lower num_action_samples'):
+        PolicyInfo.from_json(info.to_json())
 
 
 def test_a_distilled_policy_says_nothing_of_best_of_n():

@@ -117,6 +117,31 @@ def test_the_result_unpacks_as_total_and_info() -> None:
     assert all(p.grad is None for p in policy.target_critic.parameters())
 
 
+def test_the_usual_loop_runs_with_an_actor_that_distils_nothing() -> None:
+    policy = QCFQLPolicy(SMALL.with_changes(actor='best_of_n', num_action_samples=4))
+    optimizers = {
+        'loss_behavior': torch.optim.Adam(policy.behavior_policy.parameters()),
+        'loss_critic': torch.optim.Adam(policy.critic.parameters()),
+        'loss_policy': torch.optim.Adam(policy.policy.parameters()),
+    }
+    before = [
+        [p.detach().clone() for p in o.param_groups[0]['params']] for o in optimizers.values()
+    ]
+    losses = policy.forward(loader(1, SMALL, 8)[0])
+    for name, optimizer in optimizers.items():
+        assert name in losses
+        optimizer.zero_grad()
+        losses[name].backward()
+        optimizer.step()
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(old, o.param_groups[0]['params'], strict=True))
+        for old, o in zip(before, optimizers.values(), strict=True)
+    ]
+    assert moved == [True, True, False]
+    assert dict(losses.items()).keys() == set(losses.keys())
+    assert 'loss_other' not in losses
+
+
 def test_networks_have_the_users_shapes() -> None:
     policy, state = QCFQLPolicy(SMALL), torch.randn(5, 3)
     chunk, time = torch.randn(5, 3, 2), torch.rand(5)
@@ -203,6 +228,44 @@ def test_done_with_success_is_terminated_and_without_it_truncated() -> None:
     windows = windows_from_features(made | {'next.done': done, 'next.success': success}, SMALL)
     assert windows.bootstrap.tolist() == pytest.approx([0.0, 0.99**3])
     assert windows_from_features(made | {'done': done}, SMALL).bootstrap.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ('ends', 'terminated', 'weight'),
+    [
+        # (done, truncated, success) at the middle one of three steps; None: not in the batch
+        ((1, None, None), True, 1.0),
+        ((1, 0, None), True, 1.0),
+        ((1, 1, None), False, 0.0),
+        ((1, None, 1), True, 1.0),
+        ((1, None, 0), False, 0.0),
+        ((1, 0, 0), True, 1.0),  # a failure
+        ((1, 1, 0), False, 0.0),
+        ((1, 1, 1), False, 0.0),
+        ((0, 0, 0), False, 1.0),
+    ],
+)
+def test_an_end_is_terminated_or_truncated_and_never_one_for_the_other(
+    ends: tuple, terminated: bool, weight: float
+) -> None:
+    made = features()
+    del made['next.terminated']
+    for name, value in zip(('next.done', 'next.truncated', 'next.success'), ends, strict=True):
+        if value is not None:
+            made[name] = torch.tensor([[0, value, 0]] * 2)
+    windows = windows_from_features(made, SMALL)
+    assert windows.bootstrap[0].item() == pytest.approx(0.0 if terminated else 0.99**3)
+    assert windows.weight[0].item() == weight
+
+
+def test_one_end_for_a_padded_window_stands_where_the_padding_begins() -> None:
+    pad = torch.tensor([[False, True, True], [False, False, False]])
+    ended = torch.tensor([True, False])
+    made = features(**{'next.terminated': ended, 'action_is_pad': pad})
+    windows = windows_from_features(made, SMALL)
+    assert windows.weight.tolist() == [1.0, 1.0]
+    assert windows.bootstrap.tolist() == pytest.approx([0.0, 0.99**3])
+    assert windows.reward[0].item() == pytest.approx(1.0)
 
 
 def test_two_observations_stand_for_both_ends_of_the_window() -> None:

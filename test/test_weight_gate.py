@@ -72,3 +72,15 @@ def test_a_long_reason_is_cut():
     rig.send(ChunkPolicy.random(info).to_bytes(), 1)
     assert rig.gate.rejected == 1
     assert len(rig.gate.reason) < 1000
+
+
+def test_a_policy_that_plans_longer_than_its_chunk_lasts_is_refused(monkeypatch):
+    rig = Rig()
+    now = iter(range(100))
+    with monkeypatch.context() as slow:
+        slow.setattr(weight_gate.time, 'monotonic', lambda: float(next(now)))  # 1 s a plan
+        rig.send(make_policy(1, 2).to_bytes(), 1)
+    assert (rig.gate.accepted, rig.gate.rejected) == (0, 1)
+    assert 'planning a chunk takes 1 s, playing it 0.2 s' in rig.gate.reason
+    rig.send(make_policy(2, 2).to_bytes(), 2)
+    assert rig.gate.accepted == 1

@@ -42,8 +42,8 @@ class AlgorithmConfig:
     Names are those of the package's public face; the paper's names (Li, Zhou and Levine 2025,
     arXiv 2507.07969) stand in brackets.
 
-    The last six are the numbered deviations of ``docs/algorithm.md``; preset ``paper`` turns
-    each of them off.
+    From `terminal_windows` on they are the numbered deviations of ``docs/algorithm.md``; preset
+    ``paper`` sets each as the authors have it.
 
     Attributes:
         state_dim: size of ``observation.state``.
@@ -69,6 +69,8 @@ class AlgorithmConfig:
             success, what led to a success (demonstrations always count); value, each chunk by
             exp(advantage / behavior_temperature).
         behavior_temperature: of value weighting, in units of Q.
+        imitate_short_segments: segments too short for the critic are drawn for the behaviour,
+            with weight 0 for the critic. With ``window_sampling: reference`` all are drawn anyway.
         learning_rate: Adam, all networks.
         batch_size: windows in one update.
         terminal_windows: learn from windows that a termination cuts short.
@@ -100,6 +102,7 @@ class AlgorithmConfig:
     normalize_q_loss: bool = False
     behavior_weighting: str = 'uniform'
     behavior_temperature: float = 1.0
+    imitate_short_segments: bool = False
     learning_rate: float = 3e-4
     batch_size: int = 256
     terminal_windows: bool = True
@@ -193,6 +196,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         'normalize_q_loss': False,
         'behavior_weighting': 'uniform',
         'behavior_temperature': 1.0,
+        'imitate_short_segments': False,
         'learning_rate': 3e-4,
         'batch_size': 256,
         'terminal_windows': False,

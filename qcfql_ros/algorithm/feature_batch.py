@@ -36,9 +36,9 @@ def windows_from_features(features: Mapping[str, Tensor], config: AlgorithmConfi
     ``next.reward``                   (batch, n) of each step; or (batch,), their discounted sum
     ``next.terminated``               (batch, n) of each step; or (batch,), of the last one
     ``next.truncated``                the same, optional
-    ``next.done``, ``next.success``   where there is no ``next.terminated``: done and success is
-                                      terminated, done and not success truncated; done alone is
-                                      terminated
+    ``next.done``, ``next.success``   where there is no ``next.terminated``: what is done is
+                                      terminated unless truncated; without ``next.truncated``
+                                      unless it is no success; done alone is terminated
     ``action_is_pad``                 (batch, k), optional: not recorded
     ================================  =============================================================
 
@@ -61,20 +61,24 @@ def windows_from_features(features: Mapping[str, Tensor], config: AlgorithmConfi
         _require('action', chunk, (batch, config.chunk_dim))
         chunk = chunk.reshape(batch, chunk_size, config.action_dim)
     _require('action', chunk, (batch, chunk_size, config.action_dim))
-    terminated, truncated = _ends(features, batch, steps)
-    ended = terminated.cumsum(1) - terminated.long()  # ends before each step
-    reward = _feature(features, *_REWARD).to(state.dtype)
-    if reward.ndim == 2 and reward.shape[1] == steps:
-        discounts = config.discount ** torch.arange(steps, device=state.device)
-        counted = reward if config.rewards_after_termination else reward * (ended == 0)
-        reward = counted @ discounts.to(state.dtype)
-    else:
-        reward = reward.reshape(-1)
-        _require(_REWARD[0], reward, (batch,))
     pad = features.get('action_is_pad')
     pad = torch.zeros(batch, chunk_size, device=state.device) if pad is None else pad
     _require('action_is_pad', pad, (batch, chunk_size))
-    pad, has_end = pad.bool(), terminated.any(1)
+    pad = pad.bool()
+    last = torch.full((batch,), steps - 1, device=state.device)
+    if steps == chunk_size:  # a window cut short ends where the padding begins
+        last = ((~pad).sum(1) - 1).clamp_min(0)
+    terminated, truncated = _ends(features, last, steps)
+    ended = terminated.cumsum(1) - terminated.long()  # ends before each step
+    reward = _feature(features, *_REWARD).to(state.dtype)
+    if reward.ndim == 2 and reward.shape[1] == steps:
+        powers = torch.arange(steps, device=state.device, dtype=state.dtype)
+        counted = reward if config.rewards_after_termination else reward * (ended == 0)
+        reward = counted @ config.discount**powers
+    else:
+        reward = reward.reshape(-1)
+        _require(_REWARD[0], reward, (batch,))
+    has_end = terminated.any(1)
     weight = _weights(pad, terminated, truncated, ended, config)
     return Batch(
         state=state,
@@ -88,12 +92,18 @@ def windows_from_features(features: Mapping[str, Tensor], config: AlgorithmConfi
     )
 
 
-def _ends(features: Mapping[str, Tensor], batch: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Return which steps are terminated and which truncated, (batch, n) bool each."""
+def _ends(features: Mapping[str, Tensor], last: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return which steps are terminated and which truncated, (batch, n) bool each.
+
+    Args:
+        features: the batch.
+        last: (batch,), the step at which one value for a window stands.
+        steps: of a window [n].
+    """
 
     def find(names: tuple[str, ...]) -> Tensor | None:
         found = next((features[name] for name in names if name in features), None)
-        return None if found is None else _by_step(found, batch, steps, names[0]).bool()
+        return None if found is None else _by_step(found, last, steps, names[0])
 
     terminated, truncated = find(_TERMINATED), find(_TRUNCATED)
     done, success = find(_DONE), find(_SUCCESS)
@@ -101,9 +111,13 @@ def _ends(features: Mapping[str, Tensor], batch: int, steps: int) -> tuple[Tenso
         if done is None:
             _feature(features, *_TERMINATED)  # raises
         assert done is not None
-        terminated = done if success is None else done & success
-        truncated = done & ~terminated if truncated is None else truncated
-    return terminated, torch.zeros_like(terminated) if truncated is None else truncated
+        if truncated is not None:
+            terminated = done & ~truncated
+        else:
+            terminated = done if success is None else done & success
+    if truncated is None:
+        truncated = torch.zeros_like(terminated) if done is None else done & ~terminated
+    return terminated, truncated
 
 
 def _weights(
@@ -119,15 +133,14 @@ def _weights(
     return ~short
 
 
-def _by_step(values: Tensor, batch: int, steps: int, name: str) -> Tensor:
-    """Return (batch, steps); one value for a window stands at its last step."""
-    if values.shape == (batch, steps):
-        return values
+def _by_step(values: Tensor, last: Tensor, steps: int, name: str) -> Tensor:
+    """Return (batch, steps) bool; one value for a window stands at its step `last`."""
+    if values.shape == (len(last), steps):
+        return values.bool()
     values = values.reshape(-1)
-    _require(name, values, (batch,))
-    by_step = values.new_zeros(batch, steps)
-    by_step[:, -1] = values
-    return by_step
+    _require(name, values, (len(last),))
+    by_step = torch.zeros(len(last), steps, dtype=torch.bool, device=values.device)
+    return by_step.scatter(1, last[:, None], values.bool()[:, None])
 
 
 def _feature(features: Mapping[str, Tensor], *names: str) -> Tensor:

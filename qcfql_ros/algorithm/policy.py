@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ from qcfql_ros.errors import ModelError
 MAX_HEADER_BYTES = 1 << 20
 
 
-def tensor_digest(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes, in name order, as 64 hex digits."""
+def policy_digest(tensors: dict[str, Tensor], info: PolicyInfo) -> str:
+    """Return the SHA-256 of all that a plan depends on, as 64 hex digits.
+
+    Over names, types, shapes and bytes of the tensors in name order, and what a best-of-N actor
+    does with them.
+    """
     digest = hashlib.sha256()
+    if info.best_of_n is not None:
+        digest.update(json.dumps(asdict(info.best_of_n), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f'{name}|{tensor.dtype}|{tuple(tensor.shape)}|'.encode())
@@ -59,7 +66,7 @@ class ChunkPolicy:
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.normalizer = normalizer
         self._normalizer_on_device = normalizer.to(self.device)
-        self.digest = tensor_digest(self._tensors())
+        self.digest = policy_digest(self._tensors(), info)
         self._shape = (1, *info.noise_shape)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -121,8 +128,8 @@ class ChunkPolicy:
         for name, tensor in tensors.items():
             if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
                 raise ModelError(f'{where}: tensor {name} is not finite float32')
-        if tensor_digest(tensors) != metadata.get('digest'):
-            raise ModelError(f'{where}: damaged, its tensors do not have the digest it states')
+        if policy_digest(tensors, info) != metadata.get('digest'):
+            raise ModelError(f'{where}: damaged, it does not have the digest it states')
         normalizer = Normalizer.from_tensors(tensors, info.state_dim)
         network = make_actor(info)
         weights = {k.removeprefix('policy.'): v for k, v in tensors.items() if '.' in k}

@@ -16,6 +16,9 @@ FORMAT = 1
 MAX_SIZE = 65536
 MAX_SAMPLES = 4096
 MAX_LAYERS = 64
+MAX_OPERATIONS = 2 * 10**10  # of one best-of-N plan: a second of one CPU core, or less
+MAX_VALUES = 2**26  # that one layer of it computes: 256 MiB
+MAX_PESSIMISM = 1000.0
 MAX_COUNT = 1 << 53  # what a float64 of a message can count to
 
 
@@ -45,8 +48,13 @@ class BestOfN:
             raise ModelError(f'policy file: best_of_n has counts {counts}: not supported')
         if self.critic_aggregation not in AGGREGATIONS or type(self.critic_layer_norm) is not bool:
             raise ModelError(f'policy file: {self}: not supported')
-        if type(self.pessimism) not in (int, float) or not math.isfinite(self.pessimism):
-            raise ModelError(f'policy file: pessimism is {self.pessimism!r}, wanted a number')
+        # A NaN is between nothing, and 10**400 is no float but can be compared.
+        between = type(self.pessimism) in (int, float) and 0 <= self.pessimism <= MAX_PESSIMISM
+        if not between:
+            raise ModelError(
+                f'policy file: pessimism is {str(self.pessimism)[:32]}, wanted a number in '
+                f'[0, {MAX_PESSIMISM:g}]'
+            )
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,27 @@ class PolicyInfo:
         counts = (info.version, info.updates, info.environment_steps)
         if info.format != FORMAT or not all(0 <= count <= MAX_COUNT for count in counts):
             raise ModelError(f'policy file: format {info.format}, counts {counts}: not supported')
+        info._check_work()
         return info
+
+    def _check_work(self) -> None:
+        """Refuse a best-of-N actor whose plans no robot has the time or the memory for."""
+        about = self.best_of_n
+        if about is None:
+            return
+        sizes = {name: math.prod(shape) for name, shape in self.shapes().items()}
+        flow = sum(n for name, n in sizes.items() if name.startswith('policy.behavior'))
+        critic = sum(n for name, n in sizes.items() if name.startswith('policy.critic'))
+        samples = about.num_action_samples
+        operations = 2 * samples * (about.flow_steps * flow + critic)
+        values = samples * about.num_critics * max(*self.hidden_dims, self.state_dim)
+        if operations > MAX_OPERATIONS or values > MAX_VALUES:
+            raise ModelError(
+                f'policy file: one plan of {samples} samples, {about.flow_steps} flow steps and '
+                f'{about.num_critics} critics would take {operations:.1g} operations and '
+                f'{values:.1g} values a layer, more than {MAX_OPERATIONS:.1g} and '
+                f'{MAX_VALUES:.1g}; train with a lower num_action_samples'
+            )
 
     def shapes(self) -> dict[str, list[int]]:
         """Return the shape of every tensor that the file must hold, by name."""

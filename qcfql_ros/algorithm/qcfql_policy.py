@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,17 @@ class PolicyLosses:
         yield self.losses.total
         yield self.losses.info
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a loss or a number of the log by this name."""
+        return name in self.keys()
+
     def keys(self) -> list[str]:
         """Return all names."""
-        return list(self._with_gradient | self.losses.info)
+        return list(self.losses.info | self._with_gradient)
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Return names and values."""
+        return [(name, self[name]) for name in self.keys()]
 
 
 class QCFQLPolicy(nn.Module):
@@ -117,7 +126,13 @@ class QCFQLPolicy(nn.Module):
         if noise is None:
             noise = Noise.draw(len(batch.state), self.config, None, batch.state.device)
         weight = self.config.distillation_weight
-        return PolicyLosses(all_losses(self.networks, batch, noise, self.config, weight))
+        losses = all_losses(self.networks, batch, noise, self.config, weight)
+        if self.config.actor == 'best_of_n':
+            # Nothing is distilled: a 0 whose backward gives gradients of 0, for loops that step
+            # all three.
+            zero = 0.0 * torch.stack([p.sum() for p in self.policy.parameters()]).sum()
+            losses = replace(losses, policy=zero)
+        return PolicyLosses(losses)
 
     @torch.no_grad()
     def update_target_networks(self) -> None:

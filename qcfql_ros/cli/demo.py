@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--behavior-weighting',
-        choices=('uniform', 'success', 'value'),
+        choices=('model', 'uniform', 'success', 'value'),
         default='success',
         help='which practice the behaviour policy imitates',
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable
 
@@ -45,6 +46,25 @@ def try_out(policy: ChunkPolicy, observation: np.ndarray, where: str) -> None:
     if chunk.shape != wanted or not np.isfinite(chunk).all():
         raise ModelError(
             f'{where}: planned a chunk of shape {chunk.shape}, wanted {wanted} finite'
+        )
+
+
+def check_speed(policy: ChunkPolicy, observation: np.ndarray, period_s: float, where: str) -> None:
+    """Refuse a policy that takes longer to plan a chunk than the robot to play it.
+
+    Raises:
+        ModelError: names both times.
+    """
+    took_s = []
+    for seed in (1, 2):  # the faster of two, for the machine may be busy
+        begin_s = time.monotonic()
+        policy.plan(observation, seed)
+        took_s.append(time.monotonic() - begin_s)
+    chunk_s = policy.info.action_chunk_size * period_s
+    if min(took_s) > chunk_s:
+        raise ModelError(
+            f'{where}: planning a chunk takes {min(took_s):.2g} s, playing it {chunk_s:.2g} s; '
+            'train with a lower num_action_samples, or smaller networks'
         )
 
 
@@ -127,6 +147,7 @@ class WeightGate:
         if observation is None:
             observation = np.zeros(self._contract.state_dim, dtype=np.float32)
         try_out(policy, observation, where)
+        check_speed(policy, observation, self._contract.period_ns * 1e-9, where)
         if not again and self._session is not None:
             self._past_sessions.add(self._session)
         self._session, self._version = received.session, received.version

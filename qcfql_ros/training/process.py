@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--state', type=Path, help='training state to start from')
     made.add_argument('--demos', type=Path, nargs='*', default=[], help='bags to mix in')
     made.add_argument('--demo-fraction', type=float, default=-1.0, help='-1: uniformly')
-    made.add_argument('--behavior-weighting', default='uniform', help='uniform, success or value')
+    made.add_argument('--behavior-weighting', default='model', help='model: its own')
     made.add_argument('--utd-ratio', type=float, default=1.0)
     made.add_argument('--warmup-steps', type=int, default=1000)
     made.add_argument('--publish-every-s', type=float, default=5.0)

@@ -51,6 +51,7 @@ def empty_replay(
         rewards_after_termination=config.rewards_after_termination,
         window_sampling=config.window_sampling,
         imitate_success_only=config.behavior_weighting == 'success' and not demonstrations,
+        imitate_short_segments=config.imitate_short_segments,
         price_failure=config.price_failure and not priced,
     )
 
@@ -97,7 +98,9 @@ def online_training(arguments: argparse.Namespace, contract: Contract) -> Online
             config, contract.name, contract.hash, seed=arguments.seed, device=arguments.device
         )
     state.policy_version = max(state.policy_version, arguments.policy_version)
-    config = state.update.config.with_changes(behavior_weighting=arguments.behavior_weighting)
+    config = state.update.config
+    if arguments.behavior_weighting != 'model':
+        config = config.with_changes(behavior_weighting=arguments.behavior_weighting)
     state.update.config = config
     demonstrations = load_demonstrations(arguments.demos, contract, config, arguments.capacity)
     buffers = Buffers(
