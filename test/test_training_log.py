@@ -148,6 +148,43 @@ def test_rows_beyond_the_resumed_state_are_cut_and_half_a_line_too(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ('left', 'kept', 'aside'),
+    [
+        (b'', '', False),
+        (b'updates,x\n10,1\n', '10,1\n', False),
+        (b'updates,x\n10,1\n20,1234', '10,1\n', False),  # of 20,123456 perhaps
+        (b'updates,x', '', False),
+        (b'updates,x\n10,1\n\0\0\0\0\0\0', '10,1\n', False),
+        (b'updates,x\n10,\xff\n20,"\n20,2\n', '20,2\n', False),
+        (b'upd', '', True),
+        (b'\0\0\0\0\0\0\0\0', '', True),
+        (b'\xff\xfe,"' + b'x' * 200_000, '', True),
+    ],
+)
+def test_a_log_that_a_loss_of_power_cut_or_garbled_goes_on(
+    left: bytes, kept: str, aside: bool, tmp_path: Path
+) -> None:
+    path, said = tmp_path / 'a.csv', []
+    path.write_bytes(left)
+    log = CsvLog(path, ('updates', 'x'), said.append)
+    log.resume(updates=20)
+    log.row({'updates': 30, 'x': 3})
+    assert path.read_text() == f'updates,x\n{kept}30,3\n'
+    assert [line.name for line in tmp_path.glob('a_*.csv')] == (['a_1.csv'] if aside else [])
+    assert len(said) == aside
+
+
+def test_a_row_behind_half_a_row_begins_a_line_of_its_own(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / 'a.csv', ('updates', 'x'), quiet)
+    log.path.write_text('updates,x\n10,1\n20')  # the disk was full, and is not any more
+    log.row({'updates': 30, 'x': 3})
+    log.row({'updates': 40, 'x': 4})
+    assert log.path.read_text() == 'updates,x\n10,1\n20\n30,3\n40,4\n'
+    log.resume(updates=30)
+    assert log.path.read_text() == 'updates,x\n10,1\n30,3\n'
+
+
 def test_a_file_with_other_columns_is_set_aside_untouched(tmp_path: Path) -> None:
     path, said = tmp_path / 'a.csv', []
     path.write_text('updates,old\n1,2\n')

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,42 +30,46 @@ class CsvLog:
         """Append one row; raises ValueError for a name that is no column."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator='\n')
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            writer.writeheader()
-        writer.writerow({name: _cell(value) for name, value in values.items()})
-        with open(self.path, 'a', encoding='utf-8') as file:
-            file.write(text.getvalue())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, 'a+b') as file:
+            if not (size := file.seek(0, os.SEEK_END)):
+                writer.writeheader()
+            elif file.seek(size - 1) and file.read() != b'\n':
+                text.write('\n')  # behind a row that a full disk cut
+            writer.writerow({name: _cell(value) for name, value in values.items()})
+            file.write(text.getvalue().encode())
 
     def resume(self, **counters: int) -> None:
         """Drop the rows that are further on than `counters`: that work will be done again.
 
-        A last line that a kill left half-written goes too. A file with other columns, from
-        another version of this package, is set aside under another name and a new one begun.
+        Lines that a kill or a loss of power left half-written or garbled go too. A file with
+        other columns, from another version of this package, or whose first line cannot be read
+        is set aside under another name and a new one begun.
         """
-        if not self.path.exists():
+        if not self.path.exists() or not self.path.stat().st_size:
             return
-        with open(self.path, newline='', encoding='utf-8') as file:
-            header, *rows = csv.reader(file.read().splitlines(keepends=True)) or [[]]
-        if tuple(header) != self.columns:
+        text = self.path.read_bytes().decode(errors='replace')
+        header, *lines = text.split('\n')  # numbers alone: no cell is quoted
+        if tuple(header.rstrip('\r').split(',')) != self.columns:
             aside = self._free_name()
             self.path.rename(aside)
             self._say(f'{self.path.name} has other columns than this version logs: now {aside}')
             return
-        kept = [row for row in rows if self._is_within(row, counters)]
-        if len(kept) < len(rows):
-            text = io.StringIO()
-            csv.writer(text, lineterminator='\n').writerows([header, *kept])
-            replace_file(self.path, lambda path: path.write_text(text.getvalue(), 'utf-8'))
+        whole = lines[:-1]  # what follows the last newline was cut
+        kept = [line for line in whole if self._is_within(line.split(','), counters)]
+        if len(kept) < len(lines) - 1 or lines[-1:] != ['']:
+            true = '\n'.join([header, *kept, ''])
+            replace_file(self.path, lambda path: path.write_text(true, 'utf-8'))
 
     def _is_within(self, row: list[str], counters: Mapping[str, int]) -> bool:
         if len(row) != len(self.columns):
             return False
         try:
-            values = [float(row[self.columns.index(name)]) for name in counters]
+            numbers = [float(cell or 'nan') for cell in row]
         except ValueError:
             return False
-        return all(value <= most for value, most in zip(values, counters.values(), strict=True))
+        values = dict(zip(self.columns, numbers, strict=True))
+        return all(values[name] <= most for name, most in counters.items())
 
     def _free_name(self) -> Path:
         number = 1
