@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: a run that was cut goes on bit for bit; damaged files are refused by name."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from practice_data import random_events
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.normalizer import Normalizer
@@ -118,6 +120,44 @@ def test_everything_in_a_state_comes_back(tmp_path: Path) -> None:
     assert np.array_equal(ours, theirs)
 
 
+def saved_as_on(device: str | None, generator: torch.Tensor, path: Path) -> Path:
+    """Write a state whose generator lived on `device`, None for a state that does not say."""
+    TrainingState.start(CONFIG, 'c', 'h').save(path)
+    with safe_open(path, 'pt') as file:
+        about = json.loads(file.metadata()['qcfql_state'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop('generator_device') == 'cpu'
+    if device is not None:
+        about['generator_device'] = device
+    save_file(tensors | {'generator': generator}, path, {'qcfql_state': json.dumps(about)})
+    return path
+
+
+@pytest.mark.parametrize(('device', 'size'), [('cuda', 16), ('cuda', 5056), (None, 16)])
+def test_a_state_trained_on_another_kind_of_device_goes_on_with_noise_seeded_from_its_bytes(
+    device: str | None, size: int, tmp_path: Path
+) -> None:
+    bytes_of = [torch.full((size,), value, dtype=torch.uint8) for value in (1, 1, 2)]
+    path = tmp_path / 'a.safetensors'
+    states = [TrainingState.load(saved_as_on(device, given, path)) for given in bytes_of]
+    assert all('seeded anew' in state.remark for state in states)
+    draws = [torch.randn(4, generator=state.update.generator) for state in states]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    states[0].update.step(buffers(states[0]).sample(8, states[0].sampler))
+    assert states[0].update.is_finite()
+    states[0].save(path)  # on this device now
+    assert not TrainingState.load(path).remark
+
+
+def test_a_state_of_a_cpu_that_does_not_name_its_device_goes_on_with_its_noise(
+    tmp_path: Path,
+) -> None:
+    generator = torch.Generator().manual_seed(99)
+    state = TrainingState.load(saved_as_on(None, generator.get_state(), tmp_path / 'a'))
+    assert not state.remark
+    assert torch.equal(state.update.generator.get_state(), generator.get_state())
+
+
 def test_a_state_of_an_earlier_version_loads_and_goes_on() -> None:
     shipped = Path(__file__).parent.parent / 'models' / 'ur5e_cube_offline'
     state = TrainingState.load(shipped / 'state.safetensors')
@@ -150,6 +190,21 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> 
         replace_file(path, broken)
     assert path.read_text() == 'whole'
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('generator', [None, torch.zeros(5056, dtype=torch.uint8)])
+def test_a_state_without_its_generator_or_with_a_garbled_one_is_refused_by_name(
+    generator: torch.Tensor | None, tmp_path: Path
+) -> None:
+    path = tmp_path / 'state.safetensors'
+    TrainingState.start(CONFIG, 'c', 'h').save(path)
+    with safe_open(path, 'pt') as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del tensors['generator']
+    save_file(tensors if generator is None else tensors | {'generator': generator}, path, metadata)
+    with pytest.raises(CheckpointError, match=r'state\.safetensors'):
+        TrainingState.load(path)
 
 
 def test_a_state_cut_short_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class TrainingState:
         environment_steps: steps of practice seen by this training.
         policy_version: of the newest policy that was published.
         notes: free facts for the log (data, seed, command).
+        remark: what a person should know of how the state was loaded; not saved.
     """
 
     update: Update
@@ -49,6 +51,7 @@ class TrainingState:
     environment_steps: int = 0
     policy_version: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    remark: str = ''
 
     @classmethod
     def start(
@@ -95,6 +98,7 @@ class TrainingState:
             'contract_name': self.contract_name,
             'contract_hash': self.contract_hash,
             'sampler': self.sampler.bit_generator.state,
+            'generator_device': self.update.generator.device.type,
             'notes': self.notes,
         }
         metadata = {'qcfql_state': json.dumps(about)}
@@ -129,7 +133,9 @@ class TrainingState:
             raise CheckpointError(f'{path}: format {about.get("format")}, wanted {FORMAT}')
         config = AlgorithmConfig.from_dict(about['config'])
         update = Update(config, 0, device)
-        _restore(path, update, tensors)
+        here = update.device.type
+        saved_here = about.get('generator_device', here) == here  # older states: by size alone
+        noise_goes_on = _restore(path, update, tensors, saved_here)
         update.count = about['updates']
         update.behavior_count = about.get('behavior_updates', 0)  # older states have none
         update.distillation_weight = about['distillation_weight']
@@ -144,11 +150,12 @@ class TrainingState:
             about['environment_steps'],
             about['policy_version'],
             about['notes'],
+            '' if noise_goes_on else f'saved on another device, now {here}: noise is seeded anew',
         )
 
 
-def _restore(path: Path, update: Update, tensors: dict[str, Tensor]) -> None:
-    """Put networks, Adam's moments and the generator back."""
+def _restore(path: Path, update: Update, tensors: dict[str, Tensor], saved_here: bool) -> bool:
+    """Put networks, Adam's moments and the generator back; see `_continue_generator`."""
     try:
         with torch.no_grad():
             for name, parameter in update.networks.named_parameters():
@@ -161,6 +168,19 @@ def _restore(path: Path, update: Update, tensors: dict[str, Tensor]) -> None:
                         for key, value in moments.items()
                         if value is not None
                     }
-        update.generator.set_state(tensors['generator'])
+        return _continue_generator(update.generator, tensors['generator'], saved_here)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f'{path}: tensors do not fit the settings ({error})') from None
+
+
+def _continue_generator(generator: torch.Generator, saved: Tensor, saved_here: bool) -> bool:
+    """Put `saved` back and return True; where it is of another device, seed from its bytes.
+
+    A generator of a GPU and one of a CPU have states of different sizes and meanings.
+    """
+    if saved_here and saved.numel() == generator.get_state().numel():
+        generator.set_state(saved)
+        return True
+    digest = hashlib.sha256(saved.numpy().tobytes()).digest()
+    generator.manual_seed(int.from_bytes(digest[:7], 'little'))
+    return False
