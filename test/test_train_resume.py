@@ -22,6 +22,7 @@ from qcfql_ros.cli.main import Parser, main
 from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.errors import ParameterError
+from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.validation import Split
 
 TOPICS = {
@@ -146,12 +147,42 @@ def test_the_split_of_a_run_is_kept_and_another_is_refused(
     assert main(words(bag, tmp_path / 'out', 2, '--validation_fraction', 0.1)) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if 'held out: ' in line]
     assert len(said) == 1 and said[0].endswith(('2 segments', '3 segments'))
-    # Without the flag, and whatever the seed is now.
-    assert main(words(bag, tmp_path / 'out', 4, '--seed', 9)) == 0
+    assert main(words(bag, tmp_path / 'out', 4)) == 0  # without the flag
     assert said[0] in capsys.readouterr().out.splitlines()
     assert main(words(bag, tmp_path / 'out', 6, '--validation_fraction', 0.2)) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and 'trained with --validation_fraction 0.1' in error
+
+
+@pytest.mark.parametrize(
+    ('changed', 'says'),
+    [
+        (['--seed', 9], 'trained with --seed 0, now it is 9'),
+        (['--normalize_observations'], 'trained with --normalize_observations False'),
+        (['--pretrain', 'behavior'], 'trained with --pretrain joint, now it is behavior'),
+        (['--capacity', 5000], 'now it is 5000'),
+    ],
+)
+def test_an_argument_that_a_run_cannot_change_is_refused_by_name(
+    changed: list, says: str, bag: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2)) == 0
+    assert main(words(bag, tmp_path / 'out', 4, *changed)) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count('\n') == 1
+
+
+def test_a_behaviour_stage_alone_goes_on_to_more_updates(
+    bag: Path, tmp_path: Path, capsys
+) -> None:
+    more = ['--pretrain', 'behavior', '--num_behavior_steps']
+    assert main(words(bag, tmp_path / 'out', 0, *more, 4)) == 0
+    assert main(words(bag, tmp_path / 'out', 0, *more, 8)) == 0
+    state = TrainingState.load(tmp_path / 'out' / 'last.safetensors')
+    assert (state.update.behavior_count, state.update.count) == (8, 0)
+    assert main(words(bag, tmp_path / 'out', 2, *more, 8)) == 0
+    assert main(words(bag, tmp_path / 'out', 4, *more, 9)) == 2
+    assert 'trained alone for 8 updates and that stage is over' in capsys.readouterr().err
 
 
 def test_other_settings_than_those_of_the_run_are_refused_by_name(
@@ -240,6 +271,10 @@ def test_a_setting_out_of_range_is_one_line(given: list[str], says: str) -> None
     [
         (['--num_behavior_steps', '5'], '--num_behavior_steps needs --pretrain behavior'),
         (['--log_every', '0'], 'log_every: got 0, wanted at least 1'),
+        (['--seed', '-1'], '--seed is -1; wanted at least 0'),
+        (['--threads', '-1'], '--threads is -1; wanted at least 0'),
+        (['--device', 'gpu'], "--device is 'gpu'; wanted cpu or cuda"),
+        (['--num_pretrain_steps', '0'], '--num_pretrain_steps is 0: nothing to train'),
         (['--validation_fraction', '0.9'], 'validation_fraction: got 0.9, wanted in [0, 0.5]'),
     ],
 )
@@ -250,6 +285,20 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(
     error = capsys.readouterr().err
     assert says in error and error.count('\n') == 1
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_that_is_a_file_is_one_line(bag: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / 'file').write_text('mine')
+    assert main(words(bag, tmp_path / 'file' / 'out', 2)) == 2
+    error = capsys.readouterr().err
+    assert 'file is not a folder' in error and error.count('\n') == 1
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there_is_one_line(bag: Path, tmp_path: Path, capsys) -> None:
+    assert main(words(bag, tmp_path / 'out', 2, '--device', 'cuda')) == 2
+    assert '--device cuda: torch finds no GPU here' in capsys.readouterr().err
 
 
 def test_imitating_successes_leaves_out_the_episodes_without_one(

@@ -20,6 +20,8 @@ from qcfql_ros.cli.report import add_json_argument, write_report
 from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.errors import CheckpointError, ParameterError
 
+# What a run that goes on must be given again; the rest may change.
+_FIXED = ('seed', 'pretrain', 'normalize_observations', 'capacity')
 VALIDATION_FRACTION = 0.05
 
 
@@ -71,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qcfql_ros.training.setup import empty_replay
     from qcfql_ros.training.validation import Split, Validation
 
+    _check(arguments, torch.cuda.is_available())
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings, schedule = chosen_settings(arguments), _schedule(arguments)
@@ -83,7 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     evaluate = _evaluation(arguments, contract)
     state = _resume(arguments, contract, config)
     if state is not None:
-        if state.update.count >= schedule.updates:
+        stage_left = not state.update.count and (
+            state.update.behavior_count < schedule.behavior_updates
+        )
+        if state.update.count >= schedule.updates and not stage_left:
             _finish(arguments, state, f'nothing to do: {state.update.count} updates are done')
             return 0
         split = Split(*_split_of(arguments, state))
@@ -115,6 +121,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace, has_cuda: bool) -> None:
+    """Refuse what could only fail later; raises ParameterError."""
+    for name, lowest in (('seed', 0), ('threads', 0), ('capacity', 1), ('num_pretrain_steps', 0)):
+        value = getattr(arguments, name)
+        if value < lowest:
+            raise ParameterError(f'--{name} is {value}; wanted at least {lowest}')
+    if arguments.device not in ('cpu', 'cuda'):
+        raise ParameterError(f'--device is {arguments.device!r}; wanted cpu or cuda')
+    if arguments.device == 'cuda' and not has_cuda:
+        raise ParameterError('--device cuda: torch finds no GPU here; give --device cpu')
+    folder = arguments.output_dir
+    blocking = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise ParameterError(f'--output_dir {folder}: {blocking} is not a folder')
+
+
 def _schedule(arguments: argparse.Namespace) -> Any:
     from qcfql_ros.training.offline import Schedule
 
@@ -123,6 +145,8 @@ def _schedule(arguments: argparse.Namespace) -> Any:
         behavior = updates // 10 if behavior is None else behavior
     elif behavior is not None:
         raise ParameterError('--num_behavior_steps needs --pretrain behavior')
+    if not updates and not behavior:
+        raise ParameterError('--num_pretrain_steps is 0: nothing to train; wanted at least 1')
     return Schedule(
         updates,
         behavior or 0,
@@ -190,14 +214,25 @@ def _resume(arguments: argparse.Namespace, contract: Any, wanted: Any) -> Any:
 
     last = arguments.output_dir / 'last.safetensors'
     if not last.is_file():
-        if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
-            raise CheckpointError(f'--output_dir {arguments.output_dir}: not a folder')
         return None
     state = load_state(last, contract, arguments.device)
     if state.update.config != wanted:
         raise CheckpointError(
             f'{last}: made with other settings than the arguments ask for: '
             f'{differences(state.update.config, wanted)}; give another --output_dir'
+        )
+    before = state.notes.get('arguments', {})  # older states do not say
+    for name in before:
+        if before[name] != getattr(arguments, name):
+            raise CheckpointError(
+                f'{last}: trained with --{name} {before[name]}, now it is '
+                f'{getattr(arguments, name)}; give the same again, or another --output_dir'
+            )
+    update, wanted_steps = state.update, arguments.num_behavior_steps
+    if update.count and wanted_steps is not None and wanted_steps != update.behavior_count:
+        raise CheckpointError(
+            f'{last}: behaviour was trained alone for {update.behavior_count} updates and that '
+            f'stage is over; --num_behavior_steps {wanted_steps} needs another --output_dir'
         )
     print(f'going on from {last}: {state.update.count} updates', flush=True)
     return state
@@ -221,6 +256,7 @@ def _fresh(
         'seed': arguments.seed,
         'validation_split': [split.fraction, arguments.seed],
         'data_steps': data.steps,
+        'arguments': {name: getattr(arguments, name) for name in _FIXED},
     }
     return state
 

@@ -239,5 +239,6 @@ class OfflineTraining:
                 f'weights are not finite at update {state.update.count}; {self.output_dir} keeps '
                 'the last good state: lower the learning rate or check the data'
             )
-        state.save(self.output_dir / f'{name}.safetensors')
+        # The state last: a run killed in between does this work, and both files, again.
         write_policy(state.policy().to_bytes(), policy, self.output_dir)
+        state.save(self.output_dir / f'{name}.safetensors')
