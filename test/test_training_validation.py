@@ -49,6 +49,13 @@ def test_of_few_segments_and_with_fraction_0_none_is_held_out() -> None:
         Split(0.6, 0)
 
 
+@pytest.mark.parametrize(('fraction', 'held_out'), [(0.05, 3), (0.3, 20), (0.4, 30), (0.5, 30)])
+def test_a_fraction_holds_out_one_segment_of_a_whole_number(
+    fraction: float, held_out: int
+) -> None:
+    assert len(split_of(fraction, 0, 60)[1]) == held_out
+
+
 def test_over_training_warns_once_when_the_loss_has_clearly_risen() -> None:
     notes: dict = {}
     losses = [1.0, 0.5, 0.54, 0.6, 0.5, 0.6, 0.6, 0.4, 0.45, 0.45, 0.45, 0.5, 0.6]

@@ -28,8 +28,9 @@ Event = Step | SegmentEnd
 
 
 class Split:
-    """Holds out whole segments: of every 1 / `fraction` in order, one drawn by `seed`.
+    """Holds out whole segments: of every n in order one drawn by `seed`, n = 1 / `fraction`.
 
+    n is rounded to a whole number: 0.3 holds out a third, 0.4 and 0.5 a half.
     The same recordings give the same split, and recordings added behind them do not change it.
     Of fewer than `MIN_SEGMENTS` segments none is held out.
 
