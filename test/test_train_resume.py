@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,13 @@ from recorded_ticks import CONTRACT, JOINTS, POSE, TRAJECTORY, Ticks
 from safetensors import safe_open
 
 from qcfql_ros.algorithm.config import METHODS, AlgorithmConfig
+from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.cli import train
 from qcfql_ros.cli.main import Parser, main
 from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.errors import ParameterError
+from qcfql_ros.training import checkpoint, offline
 from qcfql_ros.training.checkpoint import TrainingState
 from qcfql_ros.training.validation import Split
 
@@ -103,31 +104,85 @@ def test_a_run_in_three_parts_equals_a_run_in_one(bag: Path, tmp_path: Path) -> 
     assert {row['short_segments'] for row in one} == {'1'}
 
 
+# Runs `qcfql train` and is killed a moment after the so-manieth update, sync or renaming.
+KILLED = """
+import os, signal, sys, threading
+from qcfql_ros.algorithm.update import Update
+from qcfql_ros.cli.main import main
+
+left, delay_s = int(sys.argv[1]), float(sys.argv[2])
+
+def counted(function):
+    def call(*given):
+        global left
+        left -= 1
+        if not left:
+            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return function(*given)
+    return call
+
+Update.step, os.fsync, os.replace = map(counted, (Update.step, os.fsync, os.replace))
+main(sys.argv[3:])
+"""
+
+
 def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_end(
     bag: Path, tmp_path: Path, capsys
 ) -> None:
     more = ['--log_every', 5, '--save_every', 50, '--robot', 'point_reach']
     more += ['--evaluate_every', 150, '--evaluate_episodes', 1]
     assert main(words(bag, tmp_path / 'whole', 400, *more)) == 0
-    command = [sys.executable, '-m', 'qcfql_ros.cli', *words(bag, tmp_path / 'cut', 400, *more)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    log, deadline = tmp_path / 'cut' / 'training.csv', time.monotonic() + 120
-    while not log.exists() or len(log.read_text().splitlines()) < 12:  # past the first save
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    delay_s = random.uniform(0.0, 0.2)
-    time.sleep(delay_s)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, f'not running {delay_s} s later'
+    # Behind the first save, and over a hundred updates, which take far longer than 5 ms, early.
+    number, delay_s = random.randint(80, 280), random.uniform(0.0, 0.005)
+    command = [sys.executable, '-c', KILLED, str(number), str(delay_s)]
+    command += words(bag, tmp_path / 'cut', 400, *more)
+    killed = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, (number, delay_s)
     capsys.readouterr()
     assert main(words(bag, tmp_path / 'cut', 400, *more)) == 0
-    assert 'going on from' in capsys.readouterr().out
+    assert 'going on from' in capsys.readouterr().out, (number, delay_s)
     for name in ('last', 'best'):
         assert_same_state(*(tmp_path / f'{run}/{name}.safetensors' for run in ('whole', 'cut')))
+    for name in ('policy', 'best_policy'):
+        whole, cut = (
+            ChunkPolicy.load(tmp_path / f'{run}/{name}.safetensors') for run in ('whole', 'cut')
+        )
+        assert (whole.digest, whole.info) == (cut.digest, cut.info)
     for name in ('training', 'evaluation'):
-        whole, cut = (rows(tmp_path / run / f'{name}.csv') for run in ('whole', 'cut'))
-        assert whole == cut
-    assert [row['updates'] for row in whole] == ['150', '300', '400']
+        logs = [rows(tmp_path / run / f'{name}.csv') for run in ('whole', 'cut')]
+        assert logs[0] == logs[1]
+    assert [row['updates'] for row in logs[0]] == ['150', '300', '400']
+
+
+@pytest.mark.parametrize('broken', ['state', 'policy'])
+def test_a_run_killed_between_its_two_last_files_ends_with_both(
+    broken: str, bag: Path, tmp_path: Path, monkeypatch
+) -> None:
+    place = {'state': (TrainingState, 'save'), 'policy': (offline, 'write_policy')}[broken]
+    assert main(words(bag, tmp_path / 'out', 2)) == 0
+    policy = tmp_path / 'out' / 'policy.safetensors'
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words(bag, tmp_path / 'out', 4))
+    assert main(words(bag, tmp_path / 'out', 4)) == 0
+    assert ChunkPolicy.load(policy).info.updates == 4
+
+
+def test_a_run_that_is_done_makes_a_policy_that_is_missing_or_old(
+    bag: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / 'out' / 'policy.safetensors'
+    assert main(words(bag, tmp_path / 'out', 2)) == 0
+    old = policy.read_bytes()
+    assert main(words(bag, tmp_path / 'out', 4)) == 0
+    new = ChunkPolicy.load(policy)
+    for left in (old, old[:-4], None):
+        policy.unlink() if left is None else policy.write_bytes(left)
+        assert main(words(bag, tmp_path / 'out', 4)) == 0
+        now = ChunkPolicy.load(policy)
+        assert (now.digest, now.info) == (new.digest, new.info)
+        assert new.digest != ChunkPolicy.load(old).digest
 
 
 def test_a_run_that_is_done_says_so(bag: Path, tmp_path: Path, capsys) -> None:
@@ -154,6 +209,29 @@ def test_the_split_of_a_run_is_kept_and_another_is_refused(
     assert error.count('\n') == 1 and 'trained with --validation_fraction 0.1' in error
 
 
+def test_a_run_that_held_nothing_out_holds_nothing_out_of_more_data(
+    bag: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr('qcfql_ros.training.validation.MIN_SEGMENTS', 26)
+        assert main(words(bag, tmp_path / 'out', 2)) == 0
+    assert 'too few segments to hold any out' in capsys.readouterr().out
+    for updates, given in ((4, []), (6, ['--validation_fraction', 0.05])):
+        assert main(words(bag, tmp_path / 'out', updates, *given)) == 0
+        assert 'held out: ' not in capsys.readouterr().out
+    assert main(words(bag, tmp_path / 'out', 8, '--validation_fraction', 0.1)) == 2
+    assert 'trained with --validation_fraction 0.05' in capsys.readouterr().err
+
+
+def test_what_is_said_of_a_state_from_another_device_reaches_the_person(
+    bag: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    assert main(words(bag, tmp_path / 'out', 2)) == 0
+    monkeypatch.setattr(checkpoint, '_continue_generator', lambda *_: False)
+    assert main(words(bag, tmp_path / 'out', 4)) == 0
+    assert 'now cpu: noise is seeded anew' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('changed', 'says'),
     [
@@ -178,6 +256,8 @@ def test_a_behaviour_stage_alone_goes_on_to_more_updates(
     more = ['--pretrain', 'behavior', '--num_behavior_steps']
     assert main(words(bag, tmp_path / 'out', 0, *more, 4)) == 0
     assert main(words(bag, tmp_path / 'out', 0, *more, 8)) == 0
+    assert main(words(bag, tmp_path / 'out', 0, *more, 8)) == 0
+    assert 'nothing to do: 8 behaviour updates are done' in capsys.readouterr().out
     state = TrainingState.load(tmp_path / 'out' / 'last.safetensors')
     assert (state.update.behavior_count, state.update.count) == (8, 0)
     assert main(words(bag, tmp_path / 'out', 2, *more, 8)) == 0
@@ -272,6 +352,7 @@ def test_a_setting_out_of_range_is_one_line(given: list[str], says: str) -> None
         (['--num_behavior_steps', '5'], '--num_behavior_steps needs --pretrain behavior'),
         (['--log_every', '0'], 'log_every: got 0, wanted at least 1'),
         (['--seed', '-1'], '--seed is -1; wanted at least 0'),
+        (['--seed', str(1 << 63)], 'wanted less than 2^63'),
         (['--threads', '-1'], '--threads is -1; wanted at least 0'),
         (['--device', 'gpu'], "--device is 'gpu'; wanted cpu or cuda"),
         (['--num_pretrain_steps', '0'], '--num_pretrain_steps is 0: nothing to train'),

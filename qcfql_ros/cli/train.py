@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--validation_fraction',
         type=float,
-        help=f'of the segments, held out; 0 for none (default {VALIDATION_FRACTION})',
+        help='of the segments, held out: one of n, with n = 1 / fraction rounded; 0 for none '
+        f'(default {VALIDATION_FRACTION})',
     )
     add('--evaluate_every', type=int, default=0, help='updates; 0 for never')
     add('--evaluate_episodes', type=int, default=50)
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from qcfql_ros.contract import load_contract
     from qcfql_ros.training.buffers import Buffers
-    from qcfql_ros.training.offline import OfflineTraining
+    from qcfql_ros.training.offline import OfflineTraining, restore_policy
     from qcfql_ros.training.setup import empty_replay
     from qcfql_ros.training.validation import Split, Validation
 
@@ -90,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
             state.update.behavior_count < schedule.behavior_updates
         )
         if state.update.count >= schedule.updates and not stage_left:
-            _finish(arguments, state, f'nothing to do: {state.update.count} updates are done')
+            restore_policy(state, arguments.output_dir)
+            _finish(arguments, state, f'nothing to do: {_done(state.update)} updates are done')
             return 0
         split = Split(*_split_of(arguments, state))
     print(f'settings: {_describe(arguments, config)}', flush=True)
@@ -127,6 +129,8 @@ def _check(arguments: argparse.Namespace, has_cuda: bool) -> None:
         value = getattr(arguments, name)
         if value < lowest:
             raise ParameterError(f'--{name} is {value}; wanted at least {lowest}')
+    if arguments.seed >= 1 << 63:
+        raise ParameterError(f'--seed is {arguments.seed}; wanted less than 2^63')
     if arguments.device not in ('cpu', 'cuda'):
         raise ParameterError(f'--device is {arguments.device!r}; wanted cpu or cuda')
     if arguments.device == 'cuda' and not has_cuda:
@@ -180,10 +184,10 @@ def _validation_fraction(arguments: argparse.Namespace) -> float:
 def _split_of(arguments: argparse.Namespace, state: Any) -> tuple[float, int]:
     """Return fraction and seed of the split that `state` was trained with."""
     fraction, seed = state.notes.get('validation_split', (0.0, 0))
-    given = arguments.validation_fraction
-    if given is not None and given != fraction:
+    asked, given = state.notes.get('validation_fraction', fraction), arguments.validation_fraction
+    if given is not None and given not in (asked, fraction):
         raise CheckpointError(
-            f'{arguments.output_dir}: trained with --validation_fraction {fraction:g}, so '
+            f'{arguments.output_dir}: trained with --validation_fraction {asked:g}, so '
             f'{given:g} would validate on what was learned; give another --output_dir'
         )
     return fraction, seed
@@ -234,7 +238,7 @@ def _resume(arguments: argparse.Namespace, contract: Any, wanted: Any) -> Any:
             f'{last}: behaviour was trained alone for {update.behavior_count} updates and that '
             f'stage is over; --num_behavior_steps {wanted_steps} needs another --output_dir'
         )
-    print(f'going on from {last}: {state.update.count} updates', flush=True)
+    print(f'going on from {last}: {_done(state.update)} updates', flush=True)
     return state
 
 
@@ -254,7 +258,9 @@ def _fresh(
     state.notes |= {
         'command': ' '.join(['qcfql train', *sys.argv[2:]]),
         'seed': arguments.seed,
-        'validation_split': [split.fraction, arguments.seed],
+        'validation_fraction': split.fraction,
+        # Where nothing was held out nothing is later: with more data it would have been learned.
+        'validation_split': [split.fraction if split.held_out else 0.0, arguments.seed],
         'data_steps': data.steps,
         'arguments': {name: getattr(arguments, name) for name in _FIXED},
     }
@@ -271,6 +277,11 @@ def _evaluation(arguments: argparse.Namespace, contract: Any) -> Callable[[Any, 
     robot = make_robot(arguments.robot, 'task', contract)
     # A seed that neither practice nor `qcfql evaluate` uses by default.
     return lambda policy, episodes: success_count(policy, robot, contract, episodes, 1_000_000)
+
+
+def _done(update: Any) -> str:
+    alone = update.behavior_count and not update.count
+    return f'{update.behavior_count} behaviour' if alone else str(update.count)
 
 
 def _finish(arguments: argparse.Namespace, state: Any, line: str, **report: Any) -> None:

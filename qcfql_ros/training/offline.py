@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcfql_ros.algorithm.batch import Batch, Info
-from qcfql_ros.errors import CheckpointError, ParameterError
+from qcfql_ros.algorithm.policy import ChunkPolicy
+from qcfql_ros.errors import CheckpointError, ModelError, ParameterError
 from qcfql_ros.training.board import Board
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
@@ -106,6 +107,8 @@ class OfflineTraining:
         self._held_out_loss: float | None = None  # of the newest row
         self._mark = time.monotonic()
         self._since_mark = 0
+        if state.remark:
+            say(state.remark)
 
     @property
     def _step(self) -> int:
@@ -242,3 +245,14 @@ class OfflineTraining:
         # The state last: a run killed in between does this work, and both files, again.
         write_policy(state.policy().to_bytes(), policy, self.output_dir)
         state.save(self.output_dir / f'{name}.safetensors')
+
+
+def restore_policy(state: TrainingState, output_dir: Path) -> None:
+    """Write ``policy.safetensors`` of `state`, where it is missing, damaged or another one."""
+    policy = state.policy()
+    try:
+        there = ChunkPolicy.load(output_dir / 'policy.safetensors')
+    except ModelError:
+        there = None
+    if there is None or (there.digest, there.info) != (policy.digest, policy.info):
+        write_policy(policy.to_bytes(), 'policy', output_dir)

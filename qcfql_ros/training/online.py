@@ -74,6 +74,8 @@ class OnlineTraining:
         self._base_steps = state.notes.setdefault(
             'run_base_environment_steps', state.environment_steps
         )
+        if state.remark:
+            say(state.remark)
         now = clock()
         self._last_publish = self._last_save = self._rate_start = now
         self._rate_updates = state.update.count
@@ -190,8 +192,8 @@ class OnlineTraining:
 
     def _save(self) -> None:
         folder = self.run_dir / 'checkpoints'
-        self.state.save(folder / 'last.safetensors')
         write_policy(self.state.policy().to_bytes(), 'policy', folder)
+        self.state.save(folder / 'last.safetensors')
 
     def _on_disk(self, write: Callable[[], object]) -> bool:
         """Try to write; a full disk is reported, and learning goes on."""
