@@ -43,7 +43,7 @@ TREATMENTS = {
     'zeros': 'zeros',
     'uniform': 'uniform noise in [-1, 1], drawn again at each use',
     'dropped': 'such windows are not learned from, as in the reference',
-    'oracle': 'what behaviour would have gone on with',
+    'oracle': 'ours, recorded behind the termination: what behaviour would have gone on with',
 }
 
 CONFIG = AlgorithmConfig(
@@ -158,10 +158,21 @@ def limit(states: np.ndarray, chunks: np.ndarray, treatment: str, signs: str) ->
     return total / (mass + reached)
 
 
-def fill(replay: Replay, episodes: list[Episode], plan_every: int = 0) -> None:
-    """Append the episodes; a plan of CHUNK actions is recorded at every so many steps."""
+def fill(
+    replay: Replay, episodes: list[Episode], plan_every: int = 0, goes_on: bool = False
+) -> None:
+    """Append the episodes.
+
+    Args:
+        replay: to be filled.
+        episodes: of behaviour.
+        plan_every: a plan of CHUNK actions is recorded at every so many steps; 0 for none.
+        goes_on: CHUNK - 1 steps are recorded behind the termination, as in relabelled play: the
+            tails of all windows that begin before it, and too few for a window of their own.
+    """
     for number, episode in enumerate(episodes):
-        for index in range(episode.steps):
+        recorded = episode.steps + (CHUNK - 1 if goes_on else 0)
+        for index in range(recorded):
             planned = None
             if plan_every and index % plan_every == 0:
                 planned = episode.actions[index : index + CHUNK, None]
@@ -176,7 +187,7 @@ def fill(replay: Replay, episodes: list[Episode], plan_every: int = 0) -> None:
                     planned=planned,
                 )
             )
-        replay.append(SegmentEnd(one_hot(episode.state(episode.steps)), False, 'terminated', True))
+        replay.append(SegmentEnd(one_hot(episode.state(recorded)), goes_on, 'end', True))
 
 
 def near_the_end(episodes: list[Episode]) -> tuple[np.ndarray, np.ndarray]:
@@ -259,10 +270,10 @@ def fit(
     """
     random = np.random.default_rng(seed)
     data = draw_episodes(episodes, signs, random)
-    rows = sum(episode.steps + 1 for episode in data)
-    kept = treatment != 'dropped'
+    goes_on, kept = treatment == 'oracle', treatment != 'dropped'
+    rows = sum(episode.steps + CHUNK for episode in data)
     replay = Replay(rows, STATES, 1, CHUNK, DISCOUNT, terminal_windows=kept)
-    fill(replay, data, {'planned': CHUNK, 'oracle': 1}.get(treatment, 0))
+    fill(replay, data, CHUNK if treatment == 'planned' else 0, goes_on)
     update = Update(CONFIG.with_changes(terminal_windows=kept), seed)
     for _ in range(updates):
         batch = replay.sample(CONFIG.batch_size, random)

@@ -18,10 +18,13 @@ from chain_task import (
     draw_episodes,
     errors_near_the_end,
     expected_bias,
+    fill,
     fit,
     true_q,
     true_values,
 )
+
+from qcfql_ros.data.replay import Replay
 
 EPISODES, UPDATES, SEED = 3000, 500, 0
 MARGIN = 0.5
@@ -41,8 +44,19 @@ def bias(treatment: str) -> float:
     return float(errors_near_the_end(update, 'one', 1000, SEED + 100).mean())
 
 
-def test_tails_from_the_behaviour_flow_leave_q_near_the_end_unbiased() -> None:
-    assert abs(bias('flow')) < MARGIN
+@pytest.mark.parametrize('treatment', ['flow', 'oracle'])
+def test_tails_of_the_behaviour_flow_and_recorded_ones_leave_q_unbiased(treatment: str) -> None:
+    assert abs(bias(treatment)) < MARGIN
+
+
+def test_nothing_recorded_behind_a_termination_begins_a_window_or_stays_unknown() -> None:
+    episodes = draw_episodes(20, 'coherent', np.random.default_rng(4))
+    replay = Replay(500, STATES, 1, CHUNK, 0.95)
+    fill(replay, episodes, goes_on=True)
+    assert len(replay) == sum(episode.steps for episode in episodes)
+    batch = replay.sample(200, np.random.default_rng(5))
+    assert not batch.tail_unknown.any()
+    assert (batch.chunk.sign() == batch.chunk[:, :1].sign()).all()
 
 
 @pytest.mark.parametrize('treatment', ['zeros', 'dropped'])
