@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bag to train from, and the words of a small `qcfql train`."""
+
+from pathlib import Path
+
+from recorded_ticks import CONTRACT, JOINTS, POSE, TRAJECTORY, Ticks
+
+from qcfql_ros.data.recorder import BagRecorder
+
+TOPICS = {
+    '/joint_states': JOINTS,
+    '/goal_pose': POSE,
+    '/policy/step': JOINTS,
+    '/policy/chunk': TRAJECTORY,
+    '/outcome': JOINTS,
+}
+SMALL = ['--num_critics', '2', '--hidden_dims', '16', '--batch_size', '8', '--threads', '1']
+
+
+def record_bag(folder: Path) -> Path:
+    """Record 24 episodes of 12 ticks that end in success, and one too short for a window."""
+    ticks = Ticks()
+    for episode in range(25):
+        length = 12 if episode else 2
+        ended = {'terminated': True, 'success': True} if episode else {'truncated': True}
+        ticks.run(ticks.now_ns, length, episode, **ended)
+        ticks.wait(1.0)
+    recorder = BagRecorder(
+        folder, TOPICS, contract_name=CONTRACT.name, contract_hash=CONTRACT.hash, namespace=''
+    )
+    for topic, stamp_ns, data in ticks.log:
+        recorder.write(topic, stamp_ns, stamp_ns, data)
+    recorder.close()
+    return folder
+
+
+def words(bag: Path, out: Path, updates: int, *more: object) -> list[str]:
+    given = ['train', '--dataset_path', bag, '--contract', 'point_reach', '--output_dir', out]
+    return [
+        str(word)
+        for word in (*given, '--num_pretrain_steps', updates, *SMALL, *more, '--no_tensorboard')
+    ]
