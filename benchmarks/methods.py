@@ -38,6 +38,7 @@ from qcfql_ros.training.wilson import wilson_interval
 
 PLAY_SEED = 7
 EVALUATION_SEED = 10_000
+EPISODES = 200
 
 #: Row: the method, and what is changed.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,26 +61,29 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def one_run(row: str, events: list, updates: int, episodes: int, seed: int) -> tuple:
+def one_run(
+    row: str, events: list, updates: int, weight: float | None, seed: int, episodes_seed: int
+) -> tuple[Episodes, float]:
     """Return how the episodes went, and updates for each second of processor time."""
     name, changes = ROWS[row]
-    weight = DISTILLATION_WEIGHTS.get(name)
+    if name in DISTILLATION_WEIGHTS:
+        changes = {'distillation_weight': DISTILLATION_WEIGHTS[name], **changes}
     if weight is not None:
-        changes = {'distillation_weight': weight, **changes}
+        changes = {**changes, 'distillation_weight': weight}
     begin_s = time.process_time()
     update = train(settings(name, **changes), events, updates, seed)
     rate = updates / (time.process_time() - begin_s)
-    return evaluate(update, episodes, EVALUATION_SEED), rate
+    return evaluate(update, EPISODES, episodes_seed), rate
 
 
-def one_sac_run(steps: int, episodes: int, seed: int) -> tuple:
+def one_sac_run(steps: int, seed: int, episodes_seed: int) -> tuple[Episodes, float]:
     """Return the same for SAC; raises ModuleNotFoundError where it is not installed."""
     from point_sac import train_sac
 
     begin_s = time.process_time()
     planner, updates = train_sac(steps, seed)
     rate = updates / (time.process_time() - begin_s)
-    return run_episodes(planner, episodes, EVALUATION_SEED), rate
+    return run_episodes(planner, EPISODES, episodes_seed), rate
 
 
 def summary(results: list[tuple[Episodes, float]]) -> dict[str, float]:
@@ -104,10 +108,14 @@ def main() -> int:
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--updates', type=int, default=1000)
     parser.add_argument('--play-episodes', type=int, default=50, help='of 200 steps')
+    parser.add_argument('--first-seed', type=int, default=0, help='also moves the episodes')
+    parser.add_argument('--distillation-weight', type=float, help='instead of the chosen one')
     parser.add_argument('--rows', nargs='+', choices=[*ROWS, 'sac'], default=[*ROWS, 'sac'])
     options = parser.parse_args()
     torch.set_num_threads(1)
+    episodes_seed = EVALUATION_SEED + options.first_seed
     seeds, updates = (1, 300) if options.quick else (options.seeds, options.updates)
+    run_seeds = range(options.first_seed, options.first_seed + seeds)
     events = play(options.play_episodes, PLAY_SEED)
     steps = 200 * options.play_episodes
     if options.quick:
@@ -124,9 +132,12 @@ def main() -> int:
             if importlib.util.find_spec('stable_baselines3') is None:
                 print("sac: skipped; pip install '.[benchmark]' for stable-baselines3")
                 continue
-            results = [one_sac_run(steps, 200, seed) for seed in range(seeds)]
+            results = [one_sac_run(steps, seed, episodes_seed) for seed in run_seeds]
         else:
-            results = [one_run(row, events, updates, 200, seed) for seed in range(seeds)]
+            results = [
+                one_run(row, events, updates, options.distillation_weight, seed, episodes_seed)
+                for seed in run_seeds
+            ]
         numbers = summary(results)
         each = ' '.join(f'{100 * e.successes / e.count:.0f}' for e, _ in results)
         print(

@@ -7,7 +7,8 @@
 The chain of ``test/chain_task.py``. bias: mean of Q_hat - Q_true at the last h - 1 = 2 steps of
 new episodes, mean over seeds with its standard error; least, most: over seeds; limit: the bias
 that least squares tends to, in closed form. A step costs 1. `--bootstrap` learns the value
-behind a window too, so that the error comes back through the target (no limit is given then).
+behind a window too, so that the error comes back through the target. No limit is given then, nor
+where a tail is partly chosen by the prefix.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def measure(
     values = np.array(biases)
     error = values.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else float('nan')
     row = {'bias': values.mean(), 'error': error, 'least': values.min(), 'most': values.max()}
-    if not bootstrap:
+    prefix_matters = signs == 'coherent' and treatment in ('planned', 'pinned', 'nearest')
+    if not bootstrap and not prefix_matters:
         row['limit'] = expected_bias(treatment, signs, 5000, 0)
     return {name: round(float(value), 3) for name, value in row.items()}
 
