@@ -37,6 +37,19 @@ def resident_bytes() -> int:
     raise RuntimeError('/proc/self/status has no VmRSS')
 
 
+def empty(capacity: int, sampling: str) -> Replay:
+    """Return a replay without steps."""
+    return Replay(
+        capacity,
+        STATE_DIM,
+        ACTION_DIM,
+        CHUNK,
+        0.99,
+        window_sampling=sampling,
+        terminal_windows=sampling == 'legal',
+    )
+
+
 def filled(steps: int, sampling: str) -> Replay:
     """Return a replay of `steps` steps: one episode is appended, its rows are then repeated.
 
@@ -45,15 +58,7 @@ def filled(steps: int, sampling: str) -> Replay:
     """
     episodes = steps // EPISODE
     rows = EPISODE + 1
-    replay = Replay(
-        episodes * rows,
-        STATE_DIM,
-        ACTION_DIM,
-        CHUNK,
-        0.99,
-        window_sampling=sampling,
-        terminal_windows=sampling == 'legal',
-    )
+    replay = empty(episodes * rows, sampling)
     append_episodes(replay, 1)
     replay.table.reshape(episodes, rows)[1:] = replay.table[:rows]
     replay.rows = replay.segment_start = episodes * rows
@@ -81,15 +86,7 @@ def append_episodes(replay: Replay, episodes: int) -> None:
 def check_filled(sampling: str) -> None:
     """Compare a small replay made by repetition with one that was appended."""
     fast = filled(5 * EPISODE, sampling)
-    slow = Replay(
-        fast.capacity,
-        STATE_DIM,
-        ACTION_DIM,
-        CHUNK,
-        0.99,
-        window_sampling=sampling,
-        terminal_windows=sampling == 'legal',
-    )
+    slow = empty(fast.capacity, sampling)
     append_episodes(slow, 5)
     for replay in (fast, slow):
         replay.sampled = replay.sample(512, np.random.default_rng(0))

@@ -48,6 +48,10 @@ class Batch:
     next_state: Tensor
     weight: Tensor
 
+    def filled_chunk(self, sample: Tensor) -> Tensor:
+        """Return `chunk` with its unknown tails from `sample`, of the same shape."""
+        return torch.where(self.tail_unknown[:, :, None], sample, self.chunk)
+
     def to(self, target: torch.device | torch.dtype | str) -> Batch:
         """Return the batch on another device, or its real numbers in another type."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -84,7 +84,7 @@ def all_losses(
     with torch.no_grad():
         if distilled or config.terminal_windows or config.behavior_weighting == 'value':
             teacher = nets.behavior.sample(batch.state, noise=noise.policy)
-            chunk = torch.where(batch.tail_unknown[:, :, None], teacher, chunk)
+            chunk = batch.filled_chunk(teacher)
         if config.behavior_weighting == 'value':
             assert teacher is not None
             weights = value_weights(nets.target_critic, batch.state, chunk, teacher, config)

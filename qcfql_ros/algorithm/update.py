@@ -80,8 +80,7 @@ class Update:
         flow, sigma, chunk = self.networks.behavior, self.config.flow_matching_sigma, batch.chunk
         if self.config.terminal_windows:
             with torch.no_grad():
-                tails = flow.sample(batch.state, noise=noise.policy)
-                chunk = torch.where(batch.tail_unknown[:, :, None], tails, chunk)
+                chunk = batch.filled_chunk(flow.sample(batch.state, noise=noise.policy))
         loss, info = behavior_loss(flow, batch, chunk, noise, sigma)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
