@@ -17,6 +17,7 @@ from qcfql_ros.contract.schema import (
     Entry,
     OutcomeRule,
     Stream,
+    no_limits,
 )
 from qcfql_ros.contract.section import Section, read_yaml
 from qcfql_ros.errors import ContractError, nearest
@@ -57,6 +58,7 @@ def load_contract(path_or_name: str | Path) -> Contract:
     control = top.section('control', ('rate_hz',), ('phase', 'stamp_tolerance_s', 'lateness_s'))
     streams = _streams(top)
     state, images = _features(top, streams)
+    action = _action(top)
     contract = Contract(
         file=file,
         name=top.text('name'),
@@ -67,8 +69,9 @@ def load_contract(path_or_name: str | Path) -> Contract:
         streams=streams,
         state=state,
         images=images,
-        action=_action(top),
+        action=action,
         outcome=_outcome(top),
+        safety=no_limits(action.dim),
         on_stop=top.choice('on_stop', ('hold', 'none'), 'hold'),
         after_crash=top.choice('after_crash', ('wait', 'resume'), 'wait'),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -70,15 +71,35 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Where the present value of a commanded position is found: ``raw = value / scale - offset``.
+
+    Attributes:
+        stream: name of a JointState stream.
+        index: place of the number in `DecodedMessage.values` of that stream.
+        offset: of its entry in ``observation.state``.
+        scale: of its entry; never 0.
+    """
+
+    stream: str
+    index: int
+    offset: float
+    scale: float
+
+
+@dataclass(frozen=True)
 class CommandField:
-    """One number of a command message: ``action * scale + offset``.
+    """One number of a command message: ``action * scale + offset``, its *command value*.
 
     Attributes:
         field: ``linear.x`` ... of a twist; ``position``, ``velocity`` or ``effort`` of a joint.
-        name: the joint, for a JointState; else empty.
+        name: the joint; empty for a twist.
         action: position of the number in the action row.
         scale: unit of the field per unit of action; never 0.
         offset: unit of the field.
+        relative: of a position: ``''``, absolute; ``command``, added to the last position sent;
+            ``measured``, added to the measured position.
+        measured: where the present position is measured; None for what is no position.
     """
 
     field: str
@@ -86,21 +107,40 @@ class CommandField:
     action: int
     scale: float
     offset: float
+    relative: str = ''
+    measured: Measured | None = None
+
+    @property
+    def is_position(self) -> bool:
+        """Whether the number is a place, which is held by repeating it, never by a zero."""
+        return self.field == 'position'
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command topic; several of them, with equal stamps, carry one action row."""
+    """One command topic; several of them, with equal stamps, carry one action row.
+
+    Attributes:
+        topic: relative topic name.
+        type: message type; of a Float64MultiArray `fields` is the order of its numbers.
+        frame_id: of the header, where there is one.
+        fields: the numbers of the message.
+        whole_chunk: a JointTrajectory that is sent once a chunk, with all its points.
+    """
 
     topic: str
     type: str
     frame_id: str
     fields: tuple[CommandField, ...]
+    whole_chunk: bool = False
 
 
 @dataclass(frozen=True)
 class Action:
-    """The action row: `names` in order, limits inside [-1, 1], the row that holds the robot."""
+    """The action row: `names` in order, limits inside [-1, 1], the row that holds the robot.
+
+    `hold` is NaN for an absolute position, which is held where it is.
+    """
 
     names: tuple[str, ...]
     low: tuple[float, ...]
@@ -112,6 +152,66 @@ class Action:
     def dim(self) -> int:
         """Numbers in an action row."""
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The box that the tool must stay in.
+
+    Attributes:
+        stream: a PoseStamped stream that measures it.
+        places: of x, y, z in `DecodedMessage.values` of that stream.
+        offset, scale: of these entries: ``raw = value / scale - offset``.
+        actions: places in the action row of the commanded linear x, y, z velocity; -1 for none.
+        low, high: corners in m, in the frame of the stream.
+    """
+
+    stream: str
+    places: tuple[int, int, int]
+    offset: tuple[float, float, float]
+    scale: tuple[float, float, float]
+    actions: tuple[int, int, int]
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Safety:
+    """What the safety filter and the watchdogs keep to; no part of the hash.
+
+    Limits are one number for each action, in the unit of its command value; infinite is none.
+
+    Attributes:
+        low, high: of the command value.
+        velocity: of a position: most change in a second. Of anything else infinite.
+        acceleration: of a position: most change of its velocity in a second. Of anything else:
+            most change of the value in a second.
+        workspace: for Cartesian velocities.
+        soft_start_s: time over which commands are blended in from the measured pose after an
+            activation or a resume.
+        stop_after_s: a stream silent for this long beyond its max_age: stop holding.
+        resume_after_stale: then begin anew when it is back; else wait for a resume.
+        on_late: what is sent while a chunk is late: ``hold``, or ``repeat`` the last row.
+        watchdog_timeout_s: a heartbeat missing for this long: `watchdog_node` sends the safe
+            command; None where no watchdog is wanted.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    velocity: tuple[float, ...]
+    acceleration: tuple[float, ...]
+    workspace: Workspace | None = None
+    soft_start_s: float = 0.0
+    stop_after_s: float = 1.0
+    resume_after_stale: bool = False
+    on_late: str = 'hold'
+    watchdog_timeout_s: float | None = None
+
+
+def no_limits(dim: int) -> Safety:
+    """Return a Safety that limits nothing."""
+    none = (math.inf,) * dim
+    return Safety(tuple(-x for x in none), none, none, none)
 
 
 @dataclass(frozen=True)
@@ -146,7 +246,11 @@ class Contract:
         images: image topics by feature name; recorded only.
         action: the action row and its command messages.
         outcome: reward and ends.
-        on_stop: ``hold`` or ``none``: the last command when the policy stops.
+        safety: limits, soft start, what to do when something fails.
+        commands_per_tick: command messages a control period (wall pacing).
+        upsampling: between two action rows: ``hold``, ``linear`` or ``cubic``.
+        on_stop: the last command when the policy stops: ``hold``, the hold row; ``zero`` (no
+            positions); ``ramp_down``, slow down within the limits first; ``none``.
         after_crash: ``wait`` or ``resume``.
     """
 
@@ -160,7 +264,10 @@ class Contract:
     state: tuple[Entry, ...]
     action: Action
     outcome: OutcomeRule
+    safety: Safety
     images: dict[str, Stream] = field(default_factory=dict)
+    commands_per_tick: int = 1
+    upsampling: str = 'hold'
     on_stop: str = 'hold'
     after_crash: str = 'wait'
 
