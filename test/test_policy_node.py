@@ -314,12 +314,12 @@ def test_a_refusal_is_said_once_and_hides_no_later_warning(scene):
     it.drive(2)
     send(it.robot, make_policy(5, 2, 'f' * 64).to_bytes(), 5)
     it.until(lambda: it.policy._gate.rejected == 1, 'the refusal')
-    level, text = it.policy._judge('')
+    level, text = it.policy._diagnostics.judge('')
     assert (level, text.startswith('weights refused: ')) == (WARN, True)
-    assert it.policy._judge('') == (OK, '')
+    assert it.policy._diagnostics.judge('') == (OK, '')
     it.policy._counters.ticks += 10
     it.policy._counters.clipped += 7
-    assert it.policy._judge('') == (WARN, '7 of 20 action numbers clipped')
+    assert it.policy._diagnostics.judge('') == (WARN, '7 of 20 action numbers clipped')
 
 
 def test_versions_must_rise_and_damage_is_refused(scene):
@@ -414,7 +414,7 @@ def test_an_error_in_a_callback_is_known_when_the_node_closes(capfd):
 def test_where_no_latch_can_be_kept_a_waiting_robot_starts_halted_and_says_why(scene, tmp_path):
     (tmp_path / 'a_file').write_text('')
     it = scene(contract=waiting_contract(tmp_path), state_dir=str(tmp_path / 'a_file'))
-    level, text = it.policy._judge('')
+    level, text = it.policy._diagnostics.judge('')
     assert level == ERROR
     assert 'cannot be written' in text
     assert 'halted' in text

@@ -18,17 +18,15 @@ from qcfql_ros.contract import load_contract
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner
-from qcfql_ros.control.wall import WallDriver
 from qcfql_ros.errors import ParameterError, QcfqlError
-from qcfql_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics
 from qcfql_ros.nodes.driving import Driving
+from qcfql_ros.nodes.policy_diagnostics import PolicyDiagnostics
 from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.ros_parameters import declare_parameters
 from qcfql_ros.nodes.weight_gate import WeightGate, check_fit, try_out
 from qcfql_ros.parameters import POLICY_NODE
 
 CONNECT_S = 0.02
-CLIPPED_WARNING = 0.01
 
 
 class PolicyNode(LifecycleNode):
@@ -42,9 +40,8 @@ class PolicyNode(LifecycleNode):
         self._driving: Driving | None = None
         self._latch: HaltLatch | None = None
         self._counters = Counters()
-        self._said = ''
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._diagnostics = Diagnostics(self, 'policy: control')
+        self._diagnostics = PolicyDiagnostics(self)
         self.create_timer(1.0, self._on_second, clock=self._steady)
         self.create_service(Trigger, '~/halt', self._on_halt)
         self.create_service(Trigger, '~/resume', self._on_resume)
@@ -123,7 +120,9 @@ class PolicyNode(LifecycleNode):
         self._counters = Counters()
         self._planner = Planner(policy, parameters.seed, self._counters)
         self._gate = WeightGate(contract, self._planner, device, self.get_logger().error)
-        self._clipped_before = self._ticks_before = self._rejected_before = 0
+        self._diagnostics.configured(
+            contract, self._planner, self._gate, self._latch, self._counters
+        )
         self.get_logger().info(
             f'contract {contract.name} ({contract.hash[:12]}), policy version '
             f'{policy.info.version} ({policy.digest[:12]}) on {device}, {parameters.pacing}'
@@ -185,74 +184,10 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _on_second(self) -> None:
-        """Once a second: what is waited for, what was refused, the counters."""
-        driving, counters = self._driving, self._counters
-        if driving is None:
-            self._diagnostics.publish(WARN, 'inactive', {'state': 'inactive', 'ticks': 0})
-            return
-        waiting = driving.driver.check()
-        level, text = self._judge(waiting)
-        self._say(level, text)
-        values = {
-            name: getattr(counters, name)
-            for name in ('ticks', 'holds', 'chunks', 'chunk_misses', 'episodes', 'refused')
-        }
-        state = 'halted' if self._latch.halted else ('waiting' if waiting else 'running')
-        values |= {
-            'late_ticks': 0,
-            'missed_ticks': 0,
-            'lateness_p50_us': 0,
-            'lateness_p99_us': 0,
-            'clipped': counters.clipped,
-            'lost_outcomes': counters.lost_outcomes,
-            'policy_version': self._planner.policy.info.version,
-            'policy_digest': self._planner.policy.digest,
-            'accepted_weights': self._gate.accepted,
-            'rejected_weights': self._gate.rejected,
-            'rejected_reason': self._gate.reason,
-            'inference_p50_us': counters.inference.quantile(0.5) // 1000,
-            'inference_p99_us': counters.inference.quantile(0.99) // 1000,
-            'waiting_for': waiting,
-            'state': state,
-        }
-        if isinstance(driving.driver, WallDriver):
-            executor = driving.driver.executor
-            values['late_ticks'] = executor.late_ticks
-            values['missed_ticks'] = executor.missed_ticks
-            values['lateness_p50_us'] = executor.lateness.quantile(0.5) // 1000
-            values['lateness_p99_us'] = executor.lateness.quantile(0.99) // 1000
-        self._diagnostics.publish(level, text or 'ok', values)
-
-    def _judge(self, waiting: str) -> tuple[bytes, str]:
-        """Return level and text of the gravest thing there is to say."""
-        counters = self._counters
-        numbers = (counters.ticks - self._ticks_before) * self._contract.action_dim
-        clipped = counters.clipped - self._clipped_before
-        self._ticks_before, self._clipped_before = counters.ticks, counters.clipped
-        rejected = self._gate.rejected - self._rejected_before
-        self._rejected_before += rejected
-        reason, counters.reason = counters.reason, ''
-        halted, disk_error = self._latch.halted, self._latch.disk_error
-        text = f'halted: {self._latch.reason}; call ~/resume to drive' if halted else ''
-        if disk_error:
-            return ERROR, text if disk_error in text else f'{text} {disk_error}'.lstrip()
-        if halted:
-            return WARN, text
-        if reason:
-            return WARN, reason
-        if waiting:
-            return WARN, f'waiting: {waiting}'
-        if rejected:
-            return WARN, f'weights refused: {self._gate.reason}'
-        if numbers and clipped > CLIPPED_WARNING * numbers:
-            return WARN, f'{clipped} of {numbers} action numbers clipped'
-        return OK, ''
-
-    def _say(self, level: bytes, text: str) -> None:
-        if text != self._said and text:
-            log = self.get_logger()
-            (log.error if level == ERROR else log.warning)(text)
-        self._said = text
+        if self._driving is None:
+            self._diagnostics.inactive()
+        else:
+            self._diagnostics.active(self._driving)
 
 
 def main(args: list[str] | None = None) -> int:
