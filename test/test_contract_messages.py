@@ -18,7 +18,8 @@ from sensor_msgs.msg import JointState
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.chunk_record import ChunkRecord, chunk_message, decode_chunk
 from qcfql_ros.contract.decode import Decoder
-from qcfql_ros.contract.encode import Encoder, decode_commands
+from qcfql_ros.contract.decode_commands import decode_commands
+from qcfql_ros.contract.encode import Encoder, command_values
 from qcfql_ros.contract.named_vector import (
     Outcome,
     StepRecord,
@@ -136,7 +137,7 @@ def test_an_observation_needs_every_stream():
 @settings(max_examples=50, deadline=None)
 def test_an_action_row_comes_back_bit_for_bit_from_its_commands(row):
     row = np.array(row, dtype=np.float32)
-    commands = Encoder(ARM).commands(row, STAMP_NS)
+    commands = Encoder(ARM).commands(command_values(ARM, row), STAMP_NS)
     assert [topic for topic, _, _ in commands] == ['arm/twist_command', 'gripper/command']
     received = {}
     for topic, _, message in commands:
@@ -148,7 +149,8 @@ def test_an_action_row_comes_back_bit_for_bit_from_its_commands(row):
 
 
 def test_commands_are_in_the_units_of_the_robot():
-    twist, gripper = (m for _, _, m in Encoder(ARM).commands([0.5, 0, 0, 1.0, -1.0], 0))
+    values = command_values(ARM, [0.5, 0, 0, 1.0, -1.0])
+    twist, gripper = (m for _, _, m in Encoder(ARM).commands(values, 0))
     assert twist.twist.linear.x == 0.5
     assert twist.twist.angular.z == 6.0
     assert gripper.name == ['gripper']

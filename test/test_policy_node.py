@@ -26,7 +26,7 @@ from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.chunk_record import decode_chunk
 from qcfql_ros.contract.decode import stamp_of
-from qcfql_ros.contract.encode import decode_commands
+from qcfql_ros.contract.decode_commands import decode_commands
 from qcfql_ros.contract.named_vector import (
     Outcome,
     decode_step,

@@ -20,7 +20,7 @@ from std_msgs.msg import UInt64
 from qcfql_ros.cli.session import node_command
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.decode import Decoder, stamp_of
-from qcfql_ros.contract.encode import Encoder
+from qcfql_ros.contract.encode import Encoder, command_values
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import decode_outcome
 from qcfql_ros.nodes.qos import CREDITS_QOS, RECORD_QOS, command_qos, sensor_qos
@@ -83,7 +83,7 @@ class Commander:
         self.spin_until(lambda: all(p.get_subscription_count() for p in self.publishers.values()))
 
     def command(self, row, stamp_ns):
-        for topic, _, message in self.encoder.commands(row, stamp_ns):
+        for topic, _, message in self.encoder.commands(command_values(CONTRACT, row), stamp_ns):
             self.publishers[topic].publish(message)
 
     def step(self, stamp_ns, row=None):

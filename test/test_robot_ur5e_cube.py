@@ -9,7 +9,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.decode import Decoder
-from qcfql_ros.contract.encode import Encoder, decode_commands
+from qcfql_ros.contract.decode_commands import decode_commands
+from qcfql_ros.contract.encode import Encoder, command_values
 from qcfql_ros.robots import episode_seed, make_robot
 
 pytest.importorskip('ogbench')
@@ -55,7 +56,9 @@ def test_decoded_topics_equal_the_environments_observation_to_float32(mode):
         assert expected.shape == state.shape == (28,)
         np.testing.assert_allclose(state, expected, rtol=1.2e-7, atol=1e-7)
         contact = max(contact, float(state[18]))
-        commands = {t: on_the_wire(m) for t, _, m in encoder.commands(action, 1)}
+        commands = {
+            t: on_the_wire(m) for t, _, m in encoder.commands(command_values(CONTRACT, action), 1)
+        }
         robot.apply(decode_commands(CONTRACT, commands))
     assert contact > 0.0  # the pads touched something, so that this number was tested too
 

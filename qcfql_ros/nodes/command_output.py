@@ -11,7 +11,7 @@ from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
 from qcfql_ros.contract.chunk_record import ChunkRecord, chunk_message
-from qcfql_ros.contract.encode import Encoder
+from qcfql_ros.contract.encode import Encoder, command_values
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import StepRecord, set_stamp, step_fields, vector_message
 from qcfql_ros.contract.schema import Contract
@@ -52,7 +52,8 @@ class CommandOutput:
 
     def publish(self, record: StepRecord) -> None:
         """Send one tick: all commands, then the record of it. All are made before one is sent."""
-        commands = self._encoder.commands(record.action, record.stamp_ns)
+        row = command_values(self._contract, record.action)
+        commands = self._encoder.commands(row, record.stamp_ns)
         names, values = step_fields(record, self._contract)
         message = self._step_message
         if message is None:

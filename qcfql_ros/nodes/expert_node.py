@@ -15,7 +15,7 @@ from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
 
 from qcfql_ros.contract.decode import stamp_of
-from qcfql_ros.contract.encode import Encoder
+from qcfql_ros.contract.encode import Encoder, command_values
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import (
     Outcome,
@@ -65,7 +65,7 @@ class ExpertNode(Node):
     ) -> None:
         super().__init__('expert', start_parameter_services=False)
         self._contract, self._expert = contract, expert
-        self._encoder = Encoder(contract)
+        self._encoder = Encoder(contract, commands_per_tick=1)
         self._limit, self._seed = ticks, seed
         self._on_message = on_message
         self._pending: dict[int, dict[str, Any]] = {}
@@ -153,7 +153,7 @@ class ExpertNode(Node):
             self.episode += 1
             self._expert.begin(messages, episode_seed(self._seed ^ SEED_OF_EXPERT, self.episode))
         row = self._expert.action(messages)
-        commands = self._encoder.commands(row, stamp_ns)
+        commands = self._encoder.commands(command_values(self._contract, row), stamp_ns)
         step = StepRecord(
             stamp_ns=stamp_ns,
             action=row,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qcfql_ros.contract.decode import stamp_of
-from qcfql_ros.contract.encode import decode_commands
+from qcfql_ros.contract.decode_commands import decode_commands
 from qcfql_ros.contract.schema import Contract
 
 _MOST_OPEN = 64
