@@ -3,38 +3,27 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from qcfql_ros.contract import topics
-from qcfql_ros.contract.schema import (
-    Action,
-    Command,
-    CommandField,
-    Contract,
-    Entry,
-    OutcomeRule,
-    Stream,
-    no_limits,
-)
+from qcfql_ros.contract.load_action import read_action, read_topic
+from qcfql_ros.contract.load_safety import read_on_stop, read_safety
+from qcfql_ros.contract.schema import Contract, Entry, OutcomeRule, Stream
 from qcfql_ros.contract.section import Section, read_yaml
 from qcfql_ros.errors import ContractError, nearest
 
 _AXES = ('x', 'y', 'z')
-_JOINT_FIELDS = ('position', 'velocity', 'effort')
+UPSAMPLING = ('hold', 'linear', 'cubic')
 # Fields of each sensor type: None for values by joint name, else the components in order.
 SENSOR_FIELDS: dict[str, dict[str, tuple[str, ...] | None]] = {
-    topics.JOINT_STATE: dict.fromkeys(_JOINT_FIELDS),
+    topics.JOINT_STATE: dict.fromkeys(('position', 'velocity', 'effort')),
     topics.POSE_STAMPED: {'position': _AXES, 'orientation': ('x', 'y', 'z', 'w')},
     topics.TWIST_STAMPED: {'linear': _AXES, 'angular': _AXES},
     topics.WRENCH_STAMPED: {'force': _AXES, 'torque': _AXES},
 }
-_TWIST_FIELDS = tuple(f'{part}.{axis}' for part in ('linear', 'angular') for axis in _AXES)
-COMMAND_FIELDS = {topics.TWIST_STAMPED: _TWIST_FIELDS, topics.JOINT_STATE: _JOINT_FIELDS}
 ORIENTATION_SIZES = {'wxyz': 4, 'xyzw': 4, 'cos_sin_yaw': 2}
-_TOPIC = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
 _IMAGES = 'observation.images.'
 
 
@@ -51,18 +40,24 @@ def load_contract(path_or_name: str | Path) -> Contract:
         '',
         read_yaml(path),
         ('contract', 'name', 'control', 'streams', 'features', 'action', 'outcome'),
-        ('on_stop', 'after_crash'),
+        ('safety', 'on_stop', 'after_crash'),
     )
     if top.data['contract'] != 1:
         raise top.error('contract', '1, the version of this format')
-    control = top.section('control', ('rate_hz',), ('phase', 'stamp_tolerance_s', 'lateness_s'))
+    control = top.section(
+        'control',
+        ('rate_hz',),
+        ('phase', 'stamp_tolerance_s', 'lateness_s', 'command_rate_hz', 'upsampling'),
+    )
+    rate_hz = control.number('rate_hz', low=0.1, high=1000.0)
     streams = _streams(top)
     state, images = _features(top, streams)
-    action = _action(top)
+    action = read_action(top, streams, state)
+    safety = read_safety(top, action, streams, state, 1.0 / rate_hz)
     contract = Contract(
         file=file,
         name=top.text('name'),
-        rate_hz=control.number('rate_hz', low=0.1, high=1000.0),
+        rate_hz=rate_hz,
         phase=control.number('phase', 0.5, 0.0, 1.0),
         stamp_tolerance_s=control.number('stamp_tolerance_s', 0.5, 0.001, 60.0),
         lateness_s=control.number('lateness_s', 2.0, 0.01, 60.0),
@@ -71,8 +66,10 @@ def load_contract(path_or_name: str | Path) -> Contract:
         images=images,
         action=action,
         outcome=_outcome(top),
-        safety=no_limits(action.dim),
-        on_stop=top.choice('on_stop', ('hold', 'none'), 'hold'),
+        safety=safety,
+        commands_per_tick=_commands_per_tick(control, rate_hz),
+        upsampling=control.choice('upsampling', UPSAMPLING, 'hold'),
+        on_stop=read_on_stop(top, action, safety),
         after_crash=top.choice('after_crash', ('wait', 'resume'), 'wait'),
     )
     _refuse_shared_topics(contract)
@@ -121,14 +118,11 @@ def _config_folders() -> Iterator[Path]:
     yield root / 'config'
 
 
-def _topic(section: Section, key: str = 'topic') -> str:
-    topic = section.text(key)
-    if not _TOPIC.fullmatch(topic):
-        hint = ' (no leading slash: a namespace must be able to move it)'
-        raise section.error(
-            key, 'a relative topic name' + (hint if topic.startswith('/') else ', like arm/state')
-        )
-    return topic
+def _commands_per_tick(control: Section, rate_hz: float) -> int:
+    times = control.number('command_rate_hz', rate_hz, 0.1, 10_000.0) / rate_hz
+    if round(times) < 1 or abs(times - round(times)) > 1e-6:
+        raise control.error('command_rate_hz', f'a whole multiple of rate_hz, {rate_hz:g}')
+    return round(times)
 
 
 def _streams(top: Section) -> dict[str, Stream]:
@@ -141,7 +135,7 @@ def _streams(top: Section) -> dict[str, Stream]:
         section = table.section(name, ('topic', 'type'), ('max_age_s',))
         streams[name] = Stream(
             name=str(name),
-            topic=_topic(section),
+            topic=read_topic(section),
             type=section.choice('type', SENSOR_FIELDS),
             max_age_s=section.number('max_age_s', 0.5, 0.001, 3600.0),
         )
@@ -172,7 +166,7 @@ def _features(
     for name in images:
         section = table.section(name, ('topic', 'type'))
         kind = section.choice('type', topics.IMAGE_TYPES)
-        cameras[name] = Stream(name, _topic(section), kind, 0.0)
+        cameras[name] = Stream(name, read_topic(section), kind, 0.0)
     return entries, cameras
 
 
@@ -207,64 +201,10 @@ def _entry(section: Section, streams: dict[str, Stream]) -> Entry:
     )
 
 
-def _action(top: Section) -> Action:
-    section = top.section('action', ('names', 'commands'), ('low', 'high', 'hold'))
-    names = section.names('names')
-    low = section.numbers('low', len(names), -1.0)
-    high = section.numbers('high', len(names), 1.0)
-    hold = section.numbers('hold', len(names), 0.0)
-    for i, name in enumerate(names):
-        if not -1.0 <= low[i] < high[i] <= 1.0:
-            raise section.error(
-                'low',
-                f'-1 <= low < high <= 1 for {name} (high is {high[i]:g}); '
-                'the unit belongs in the scale of its command field',
-            )
-        if not low[i] <= hold[i] <= high[i]:
-            raise section.error('hold', f'{low[i]:g} to {high[i]:g} for {name}')
-    commands = tuple(
-        _command(item, names)
-        for item in section.sections('commands', ('topic', 'type', 'fields'), ('frame_id',))
-    )
-    used = [field.action for command in commands for field in command.fields]
-    for i, name in enumerate(names):
-        if used.count(i) != 1:
-            raise ContractError(
-                f'{top.file}: action.commands: action {name!r} is used by {used.count(i)} fields, '
-                'wanted exactly one'
-            )
-    return Action(names, low, high, hold, commands)
-
-
-def _command(section: Section, names: tuple[str, ...]) -> Command:
-    kind = section.choice('type', COMMAND_FIELDS)
-    by_joint = kind == topics.JOINT_STATE
-    fields = []
-    for item in section.sections(
-        'fields', ('field', 'action') + (('name',) if by_joint else ()), ('scale', 'offset')
-    ):
-        scale = item.number('scale', 1.0)
-        if scale == 0.0:
-            raise item.error('scale', 'a number other than 0')
-        fields.append(
-            CommandField(
-                field=item.choice('field', COMMAND_FIELDS[kind]),
-                name=item.text('name') if by_joint else '',
-                action=names.index(item.choice('action', names)),
-                scale=scale,
-                offset=item.number('offset', 0.0),
-            )
-        )
-    places = [(field.field, field.name) for field in fields]
-    if len(set(places)) != len(places):
-        raise section.error('fields', 'each field of the message once')
-    return Command(_topic(section), kind, section.text('frame_id'), tuple(fields))
-
-
 def _outcome(top: Section) -> OutcomeRule:
     section = top.section('outcome', ('topic', 'success_timing'), ('failure_reward',))
     return OutcomeRule(
-        topic=_topic(section),
+        topic=read_topic(section),
         success_timing=section.choice('success_timing', ('pre', 'post')),
         failure_reward=section.number('failure_reward') if 'failure_reward' in section else None,
     )

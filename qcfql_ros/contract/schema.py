@@ -214,6 +214,11 @@ def no_limits(dim: int) -> Safety:
     return Safety(tuple(-x for x in none), none, none, none)
 
 
+def unless_default(got: tuple[object, ...], default: tuple[object, ...]) -> tuple[object, ...]:
+    """Return `got`, or nothing where it is the default."""
+    return () if got == default else got
+
+
 @dataclass(frozen=True)
 class OutcomeRule:
     """Where reward and ends come from.
@@ -301,11 +306,19 @@ class Contract:
         """SHA-256 (hex) over all that changes the meaning of a step.
 
         Left out: the names of file and robot, what the robot does when something fails
-        (max_age_s, hold, on_stop, after_crash), and images, which learning does not see.
+        (max_age_s, hold, safety, on_stop, after_crash), and images, which learning does not see.
+        What came to the format later is there only where it is not the default, so that hashes
+        from before it stay true.
         """
         meaning = {
             'contract': 1,
-            'control': [self.period_ns, self.phase, self.stamp_tolerance_s, self.lateness_s],
+            'control': [
+                self.period_ns,
+                self.phase,
+                self.stamp_tolerance_s,
+                self.lateness_s,
+                *unless_default((self.commands_per_tick, self.upsampling), (1, 'hold')),
+            ],
             'streams': {s.name: [s.topic, s.type] for s in self.streams.values()},
             'state': [[e.stream, e.field, e.names, e.form, e.offset, e.scale] for e in self.state],
             'action': [self.action.names, self.action.low, self.action.high],
@@ -314,7 +327,18 @@ class Contract:
                     c.topic,
                     c.type,
                     c.frame_id,
-                    [[f.field, f.name, f.action, f.scale, f.offset] for f in c.fields],
+                    [
+                        [
+                            f.field,
+                            f.name,
+                            f.action,
+                            f.scale,
+                            f.offset,
+                            *unless_default((f.relative,), ('',)),
+                        ]
+                        for f in c.fields
+                    ],
+                    *unless_default((c.whole_chunk,), (False,)),
                 ]
                 for c in self.action.commands
             ],

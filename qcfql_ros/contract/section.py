@@ -139,6 +139,25 @@ class Section:
             raise self.error(key, f'{count} numbers, or one for all')
         return tuple(self._finite(key, number) for number in value)
 
+    def numbers_or_nothing(self, key: str, count: int) -> tuple[float | None, ...]:
+        """Return `count` finite numbers, None where the file has null or not the key.
+
+        One number in the file stands for all of them.
+        """
+        value = self.data.get(key)
+        if not isinstance(value, list):
+            return (None if value is None else self._finite(key, value),) * count
+        if len(value) != count:
+            raise self.error(key, f'{count} numbers, or one for all')
+        return tuple(None if number is None else self._finite(key, number) for number in value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Return true or false."""
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, 'true or false')
+        return value
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return a non-empty list of different texts; empty only if the key is not there."""
         if key not in self.data:
