@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qcfql_ros.contract.decode import stamp_of
+from qcfql_ros.contract.malformed import refuses_malformed
 from qcfql_ros.contract.named_vector import set_stamp
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.errors import MessageError
@@ -72,6 +73,7 @@ def chunk_message(record: ChunkRecord, contract: Contract) -> Any:
     return message
 
 
+@refuses_malformed
 def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
     """Return the chunk in `message`.
 
@@ -84,7 +86,8 @@ def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
         )
     try:
         about = json.loads(message.header.frame_id)
-        actions = np.array([point.positions for point in message.points], dtype=np.float32)
+        with np.errstate(over='ignore'):  # told below
+            actions = np.array([point.positions for point in message.points], dtype=np.float32)
         record = ChunkRecord(
             stamp_ns=stamp_of(message),
             actions=actions,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qcfql_ros.contract import topics
+from qcfql_ros.contract.malformed import refuses_malformed
 from qcfql_ros.contract.schema import Contract, Entry, Stream
 from qcfql_ros.errors import ContractError, MessageError, nearest
 
@@ -56,6 +57,7 @@ class Decoder:
             kind = _JointStateDecoder if stream.type == topics.JOINT_STATE else _VectorDecoder
             self._streams[name] = kind(stream, entries)
 
+    @refuses_malformed
     def decode_message(self, stream: str, message: Any) -> DecodedMessage:
         """Return the numbers of a message of `stream`.
 

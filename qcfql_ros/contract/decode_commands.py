@@ -11,10 +11,12 @@ import numpy as np
 
 from qcfql_ros.contract import topics
 from qcfql_ros.contract.encode import array_label, relative_error
+from qcfql_ros.contract.malformed import refuses_malformed
 from qcfql_ros.contract.schema import Command, CommandField, Contract
 from qcfql_ros.errors import MessageError
 
 
+@refuses_malformed
 def decode_commands(
     contract: Contract,
     messages: Mapping[str, Any],
@@ -47,7 +49,11 @@ def decode_commands(
                     raise relative_error(contract, field.action)
                 raw -= reference[field.action]
             row[field.action] = (raw - field.offset) / field.scale
-    return row.astype(np.float32)
+    with np.errstate(over='ignore'):
+        action = row.astype(np.float32)
+    if not np.isfinite(action).all():
+        raise MessageError(f'commands {row} do not fit a float32')
+    return action
 
 
 def _number(command: Command, message: Any, place: int, field: CommandField) -> float:

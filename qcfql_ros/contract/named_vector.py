@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from qcfql_ros.contract.decode import stamp_of
+from qcfql_ros.contract.malformed import refuses_malformed
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.errors import MessageError
 
@@ -114,6 +115,7 @@ def outcome_fields(outcome: Outcome) -> tuple[Sequence[str], list[float]]:
     ]
 
 
+@refuses_malformed
 def decode_outcome(message: Any) -> Outcome:
     """Return the outcome in `message`.
 
@@ -154,6 +156,7 @@ def step_fields(record: StepRecord, contract: Contract) -> tuple[list[str], list
     return [*names, *_META_NAMES], [*values, *map(float, meta)]
 
 
+@refuses_malformed
 def decode_step(message: Any, contract: Contract) -> StepRecord:
     """Return the step in `message`.
 
@@ -161,10 +164,11 @@ def decode_step(message: Any, contract: Contract) -> StepRecord:
         MessageError: a name is missing, a value is impossible, or an action number is not finite.
     """
     values = _named_values('step', message)
-    action = np.array(
-        [_value('step', values, f'action.{name}') for name in contract.action.names],
-        dtype=np.float32,
-    )
+    numbers = [_value('step', values, f'action.{name}') for name in contract.action.names]
+    with np.errstate(over='ignore'):
+        action = np.array(numbers, dtype=np.float32)
+    if not np.isfinite(action).all():
+        raise MessageError(f'step: actions {numbers} do not fit a float32')
     return StepRecord(
         stamp_ns=stamp_of(message),
         action=action,

@@ -132,7 +132,9 @@ class SplitFile:
         if opcode == 0:  # a hole that the file system left after a power cut
             raise _TornError
         if opcode in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _METADATA):
-            body = stream.read(length) if length < 1 << 40 else b''
+            # A damaged length must not be asked for: read() allocates it.
+            left = self.path.stat().st_size - stream.tell()
+            body = stream.read(max(0, min(length, left)))
             if len(body) < length:
                 raise _TornError(body if opcode == _CHUNK else b'')
             return self._record(opcode, body)
@@ -198,7 +200,7 @@ class SplitFile:
                 data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
             elif compression == 'lz4':
                 data = lz4.frame.LZ4FrameDecompressor().decompress(data)
-        except (struct.error, UnicodeDecodeError, zstandard.ZstdError, RuntimeError):
+        except (ValueError, struct.error, zstandard.ZstdError, RuntimeError, MemoryError):
             return []
         kept: list[Message] = []
         at = 0
@@ -247,7 +249,7 @@ def _open_chunk(body: bytes) -> bytes:
             data = packed
         else:
             raise ValueError(f'unknown compression {compression!r}')
-    except (zstandard.ZstdError, RuntimeError) as error:
+    except (zstandard.ZstdError, RuntimeError, MemoryError) as error:
         raise ValueError(f'the chunk does not decompress ({error})') from error
     if len(data) != size:
         raise ValueError(f'a chunk of {len(data)} bytes, {size} announced')
