@@ -84,3 +84,17 @@ def test_a_policy_that_plans_longer_than_its_chunk_lasts_is_refused(monkeypatch)
     assert 'planning a chunk takes 1 s, playing it 0.2 s' in rig.gate.reason
     rig.send(make_policy(2, 2).to_bytes(), 2)
     assert rig.gate.accepted == 1
+
+
+def test_parts_that_come_faster_than_they_are_checked_do_not_pile_up():
+    rig = Rig()
+    part = split(bytes(300_000), 1)[0]
+    for _ in range(weight_gate.MOST_WAITING + 7):  # nobody works on them
+        rig.gate.on_part(part)
+    assert rig.gate._parts.qsize() == weight_gate.MOST_WAITING
+    assert rig.gate.rejected == 7
+    assert 'parts wait' in rig.gate.reason
+    rig.gate.on_part(bytes(weight_gate.PART_BYTES + 1))
+    assert 'wanted at most 262144' in rig.gate.reason
+    rig.gate.stop()
+    assert rig.gate._parts.qsize() == 1  # what ends the thread

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -15,9 +16,10 @@ from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.errors import ModelError, WeightError
-from qcfql_ros.nodes.weights import ReceivedWeights, WeightReceiver
+from qcfql_ros.nodes.weights import PART_BYTES, ReceivedWeights, WeightReceiver
 
 REASON_CHARACTERS = 500
+MOST_WAITING = 1032  # parts, a little more than the largest policy has: 258 MiB
 
 
 def check_fit(policy: ChunkPolicy, contract: Contract, where: str) -> None:
@@ -102,12 +104,19 @@ class WeightGate:
         self._past_sessions: set[int] = set()
         self._version = -1
         self._digest = planner.policy.digest
-        self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._parts: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
+        self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def on_part(self, part: bytes) -> None:
-        """Take a part; never waits."""
-        self._parts.put(part)
+        """Take a part; never waits. What comes faster than it is checked is refused."""
+        if len(part) > PART_BYTES:
+            self._refuse(f'part of {len(part)} bytes, wanted at most {PART_BYTES}')
+            return
+        try:
+            self._parts.put_nowait(part)
+        except queue.Full:
+            self._refuse(f'{MOST_WAITING} parts wait to be checked: one more is dropped')
 
     def take(self, part: bytes) -> None:
         """Work on one part in the caller's thread: refusals are counted, not raised."""
@@ -125,7 +134,8 @@ class WeightGate:
         # A file's own words may be long, or not be text that a message can carry.
         printable = reason.encode('utf-8', 'backslashreplace').decode()
         self.reason = printable[:REASON_CHARACTERS]
-        self.rejected += 1
+        with self._counting:
+            self.rejected += 1
 
     def _let_in(self, received: ReceivedWeights) -> None:
         where = f'received version {received.version}'
@@ -169,7 +179,10 @@ class WeightGate:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the part in progress."""
+        """End after the part in progress; those that wait are left."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._parts.get_nowait()
         self._parts.put(None)
         if self._thread is not None:
             self._thread.join(timeout=2.0)
