@@ -72,6 +72,7 @@ setup(
             'gym_robot_node = qcfql_ros.nodes.gym_robot_node:main',
             'learner_node = qcfql_ros.nodes.learner_node:main',
             'policy_node = qcfql_ros.nodes.policy_node:main',
+            'watchdog_node = qcfql_ros.nodes.watchdog_node:main',
         ],
     },
     zip_safe=True,

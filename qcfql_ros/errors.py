@@ -11,6 +11,8 @@
     ├── BufferBusyError             a second writer on one buffer
     ├── RobotError                  an unknown robot or environment, or one that does not answer
     ├── ParameterError              a setting out of range or of the wrong type
+    ├── NotReadyError               driving cannot begin yet: what is missing
+    ├── SupervisionError            a thread that drives died or hangs; exit status 1
     └── MessageError                one message that does not fit the contract; dropped and counted
         └── WeightError             one weight transfer that failed its checks; refused and counted
 
@@ -53,6 +55,14 @@ class RobotError(QcfqlError):
 
 class ParameterError(QcfqlError):
     """A setting is out of range or of the wrong type."""
+
+
+class NotReadyError(QcfqlError):
+    """Something that driving needs is not there yet."""
+
+
+class SupervisionError(QcfqlError):
+    """A thread that drives died or hangs; starting again may mend it, a setting does not."""
 
 
 class MessageError(QcfqlError):

@@ -122,6 +122,8 @@ POLICY_NODE = (
     ),
 )
 
+WATCHDOG_NODE = (CONTRACT,)
+
 LEARNER_NODE = (
     CONTRACT,
     Parameter(

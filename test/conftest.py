@@ -39,3 +39,19 @@ def wait_until():
         return value
 
     return wait
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Return ``scene(**kwargs)``: policy node and scripted robot, closed after the test."""
+    from policy_scene import Scene
+
+    scenes = []
+
+    def make(**kwargs):
+        scenes.append(Scene(tmp_path, **kwargs))
+        return scenes[-1]
+
+    yield make
+    for made in scenes:
+        made.close()

@@ -88,6 +88,7 @@ def test_the_pure_layers_import_no_ros_when_loaded(folder):
     [
         (['nodes.policy_node'], [*HEAVY, f'{PACKAGE}.training', f'{PACKAGE}.cli']),
         (['nodes.gym_robot_node', 'robots.point_reach'], [*HEAVY, 'torch', f'{PACKAGE}.cli']),
+        (['nodes.watchdog_node'], [*HEAVY, 'torch', f'{PACKAGE}.training', f'{PACKAGE}.cli']),
         (['nodes.learner_node'], ['torch', 'lerobot', 'gymnasium', 'ogbench', 'mujoco']),
         (['cli.main', 'cli.session', 'cli.demo'], ['torch', 'lerobot', 'gymnasium', 'rclpy']),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
@@ -64,6 +65,11 @@ class CommandOutput:
         for topic, _, command in commands:
             self._commands[topic].publish(command)
         self._step.publish(message)
+
+    def send(self, messages: list[tuple[str, Any]]) -> None:
+        """Send ready messages, (topic, message)."""
+        for topic, message in messages:
+            self._commands[topic].publish(message)
 
     def announce(self, record: ChunkRecord) -> None:
         """Send the record of a chunk."""

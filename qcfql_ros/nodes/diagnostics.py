@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
@@ -36,3 +37,7 @@ class Diagnostics:
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+
+    def flush(self) -> None:
+        """Wait until everybody has got what was published, or for 0.2 s."""
+        self._publisher.wait_for_all_acked(Duration(seconds=0.2))

@@ -3,34 +3,58 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from std_msgs.msg import UInt8MultiArray
 
-from qcfql_ros.contract.decode import Decoder, stamp_of
-from qcfql_ros.contract.message_types import message_class
-from qcfql_ros.contract.named_vector import decode_outcome
-from qcfql_ros.contract.schema import Contract
-from qcfql_ros.contract.topics import JOINT_STATE, WEIGHTS_TOPIC
+from qcfql_ros.contract.topics import WEIGHTS_TOPIC
 from qcfql_ros.control.commander import Commander
-from qcfql_ros.control.counters import Counters
-from qcfql_ros.control.halt import HaltLatch
-from qcfql_ros.control.latest import Sample
+from qcfql_ros.control.executor import NextCall
 from qcfql_ros.control.lockstep import LockstepDriver
-from qcfql_ros.control.planner import Planner
-from qcfql_ros.control.wall import WallDriver
-from qcfql_ros.errors import MessageError
+from qcfql_ros.control.wall import State, WallDriver
+from qcfql_ros.control.watchdog import HALTED, HOLDING, INACTIVE, RUNNING
 from qcfql_ros.nodes.command_output import CommandOutput
-from qcfql_ros.nodes.qos import RECORD_QOS, sensor_qos
-from qcfql_ros.nodes.weight_gate import WeightGate
+from qcfql_ros.nodes.fence import Fence
+from qcfql_ros.nodes.heartbeat import Heartbeat
+from qcfql_ros.nodes.policy_setup import Setup
+from qcfql_ros.nodes.safe_command import SafeCommand
+from qcfql_ros.nodes.sensing import Sensing
 from qcfql_ros.nodes.weights import WEIGHTS_QOS
 
+STOP_WITHIN_S = 1.0
+HUNG_NS = 500_000_000
+HUNG_PERIODS = 5
 QUIET = SubscriptionEventCallbacks(use_default_callbacks=False)
+
+
+class _BeatingDriver(WallDriver):
+    """Says with each call of the control thread that this thread lives, and what it does."""
+
+    beat: Callable[[str], None]
+
+    def supervise(self) -> str:
+        """Return which thread hangs, or ''."""
+        begun_ns = self.executor.last_begin_ns
+        silent_ns = self._clock.now_ns() - begun_ns
+        if begun_ns and silent_ns > max(HUNG_NS, HUNG_PERIODS * self._contract.period_ns):
+            return f'the control thread hangs: its last tick began {silent_ns * 1e-9:.2f} s ago'
+        return ''
+
+    def tick(self, deadline_ns: int) -> NextCall | None:
+        holds = self._counters.holds
+        following = super().tick(deadline_ns)
+        if self.state is State.HALTED:
+            self.beat(HALTED)
+        elif self.state is State.RUNNING and self._counters.holds == holds:
+            self.beat(RUNNING)
+        else:
+            # Between two episodes the last command may still be executed.
+            commanded = self._commander.last_stamp_ns is not None
+            self.beat(HOLDING if commanded else INACTIVE)
+        return following
 
 
 class Driving:
@@ -38,11 +62,9 @@ class Driving:
 
     Args:
         node: whose topics these are.
-        contract: which topics.
-        planner: makes chunks.
-        gate: takes new weights.
-        latch: the halt latch.
-        counters: to count in.
+        setup: contract, planner, weight gate, halt latch, counters.
+        sensing: what is heard of the robot.
+        heartbeat: says what is done.
         pacing: 'wall' or 'lockstep'.
         lead_s: for wall pacing.
         died: told the exception of a thread that dies.
@@ -51,60 +73,46 @@ class Driving:
     def __init__(
         self,
         node: Node,
-        contract: Contract,
-        planner: Planner,
-        gate: WeightGate,
-        latch: HaltLatch,
-        counters: Counters,
+        setup: Setup,
+        sensing: Sensing,
+        heartbeat: Heartbeat,
         pacing: str,
         lead_s: float,
         died: Callable[[BaseException], None],
     ) -> None:
         self._node = node
-        self._contract = contract
-        self._gate = gate
-        self._counters = counters
-        self._decoder = Decoder(contract)
-        self._tolerance_ns = round(contract.stamp_tolerance_s * 1e9)
+        self._setup = setup
+        self._sensing = sensing
+        self._heartbeat = heartbeat
+        self.on_the_wall = pacing == 'wall'
+        contract = setup.contract
         self.output = CommandOutput(node, contract, pacing)
-        self._lockstep = pacing == 'lockstep'
+        self._fence = Fence(self.output, contract)
         commander = Commander(
             contract,
-            self.output.publish,
-            self.output.announce,
-            counters,
-            self._lockstep,
+            self._fence.publish,
+            self._fence.announce,
+            setup.counters,
+            not self.on_the_wall,
             round(lead_s * 1e9),
         )
+        shared = (contract, setup.planner, commander, setup.latch, setup.counters)
         self.driver: LockstepDriver | WallDriver
-        if self._lockstep:
-            self.driver = LockstepDriver(
-                contract, planner, commander, latch, counters, self.output.connected
-            )
+        if self.on_the_wall:
+            driver = _BeatingDriver(*shared, self._ros_now_ns)
+            driver.beat = self._beat
+            self.driver = driver
         else:
-            self.driver = WallDriver(
-                contract, planner, commander, latch, counters, self._ros_now_ns
-            )
-        self._subscriptions = [
-            self._subscribe(
-                stream.type,
-                stream.topic,
-                partial(self._on_sensor, stream.name),
-                sensor_qos(pacing),
-            )
-            for stream in contract.streams.values()
-        ]
-        self._subscriptions += [
-            self._subscribe(JOINT_STATE, contract.outcome.topic, self._on_outcome, RECORD_QOS),
-            node.create_subscription(
-                UInt8MultiArray,
-                WEIGHTS_TOPIC,
-                self._on_weights,
-                WEIGHTS_QOS,
-                event_callbacks=QUIET,
-            ),
-        ]
-        gate.start(died)
+            self.driver = LockstepDriver(*shared, self.output.connected)
+        sensing.attach(self.driver)
+        self._weights = node.create_subscription(
+            UInt8MultiArray,
+            WEIGHTS_TOPIC,
+            self._on_weights,
+            WEIGHTS_QOS,
+            event_callbacks=QUIET,
+        )
+        setup.gate.start(died)
         if isinstance(self.driver, WallDriver):
             self.driver.start(died)
 
@@ -113,59 +121,67 @@ class Driving:
         if isinstance(self.driver, LockstepDriver):
             self.driver.advance()
 
+    def supervise(self) -> str:
+        """Return which thread died or hangs, or ''; called about ten times a second."""
+        if isinstance(self.driver, _BeatingDriver):
+            return self.driver.supervise()
+        self._beat(HALTED if self._setup.latch.halted else RUNNING)
+        return ''
+
     def close(self) -> None:
         """Stop the threads, send the safe command, take the topics away."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self.driver.stop()
-        self._gate.stop()
+        self._deafen()
+        try:
+            self.driver.stop()
+        except BaseException:
+            self._send_safe_command()
+            self._end()
+            raise
+        self._end()
+
+    def abandon(self) -> None:
+        """Send the safe command from this thread, whatever the others do, and leave them."""
+        self._send_safe_command()
+        self._deafen()
+        # What it sends ends at the fence; it may have to wait for a thread that hangs.
+        stopping = threading.Thread(target=self.driver.stop, name='stopping', daemon=True)
+        stopping.start()
+        stopping.join(STOP_WITHIN_S)
+        self._end()
+
+    def _deafen(self) -> None:
+        self._sensing.detach()
+        self._node.destroy_subscription(self._weights)
+
+    def _end(self) -> None:
+        self._fence.shut()
+        self._heartbeat.beat(HALTED if self._setup.latch.halted else INACTIVE)
+        self._setup.gate.stop()
         self.output.close()
 
-    def _subscribe(self, type_name: str, topic: str, callback: Callable, qos) -> Any:
-        kind = message_class(type_name)
-        return self._node.create_subscription(kind, topic, callback, qos, event_callbacks=QUIET)
+    def _send_safe_command(self) -> None:
+        self._fence.shut()
+        contract = self._setup.contract
+        if not self._fence.sent or contract.on_stop == 'none':
+            return
+        safe, now_ns = SafeCommand(contract), self._ros_now_ns()
+        for name in contract.streams:
+            newest = self._sensing.latest.newest(name)
+            if newest is not None and newest.values is not None:
+                safe.on_measured(name, newest.values)
+        messages, unknown = safe.messages(
+            safe.values(now_ns, self._fence.commanded(now_ns)), now_ns
+        )
+        self.output.send(messages)
+        if unknown:
+            self._node.get_logger().error(f'no safe command for {unknown}: nobody knows where')
+
+    def _beat(self, state: str) -> None:
+        if not self._fence.is_shut:
+            self._heartbeat.beat(state)
 
     def _ros_now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
 
-    def _on_sensor(self, stream: str, message: Any) -> None:
-        receive_ns = time.monotonic_ns()
-        stamp_ns = stamp_of(message)
-        try:
-            values = self._decoder.decode_message(stream, message).values
-        except MessageError as error:
-            self._refuse(str(error))
-            values = None
-        if self._lockstep:
-            self.driver.on_sensor(stream, stamp_ns, values)
-            return
-        now_ns = self._ros_now_ns()
-        if stamp_ns == 0:
-            stamp_ns = now_ns
-        if abs(stamp_ns - now_ns) > self._tolerance_ns:
-            topic = self._contract.streams[stream].topic
-            self._refuse(
-                f'topic {topic!r}: stamped {(stamp_ns - now_ns) * 1e-9:+.3f} s from when it was '
-                f'received, wanted within {self._contract.stamp_tolerance_s:g} s'
-            )
-            return
-        self.driver.on_sensor(stream, Sample(stamp_ns, receive_ns, values))
-
-    def _on_outcome(self, message: Any) -> None:
-        receive_ns = time.monotonic_ns()
-        try:
-            outcome = decode_outcome(message)
-        except MessageError as error:
-            self._refuse(str(error))
-            return
-        if self._lockstep:
-            self.driver.on_outcome(outcome)
-        else:
-            self.driver.on_outcome(outcome, receive_ns)
-
     def _on_weights(self, message: UInt8MultiArray) -> None:
-        self._gate.on_part(bytes(message.data))
-
-    def _refuse(self, reason: str) -> None:
-        self._counters.refused += 1
-        self._counters.reason = reason
+        self._setup.gate.on_part(bytes(message.data))

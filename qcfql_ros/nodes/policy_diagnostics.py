@@ -53,6 +53,7 @@ class PolicyDiagnostics:
         level, text = WARN, f'inactive; waiting: {waiting}' if waiting else 'inactive'
         if self.fatal:
             level, text = ERROR, self.fatal
+        self._say(level, text)
         values = {'state': 'inactive', 'ticks': 0, 'waiting_for': waiting}
         self._diagnostics.publish(level, text, values | {'last_error': self.last_error})
 
@@ -92,6 +93,10 @@ class PolicyDiagnostics:
             values['lateness_p50_us'] = executor.lateness.quantile(0.5) // 1000
             values['lateness_p99_us'] = executor.lateness.quantile(0.99) // 1000
         self._diagnostics.publish(level, text or 'ok', values)
+
+    def flush(self) -> None:
+        """Wait a moment until everybody has got it."""
+        self._diagnostics.flush()
 
     def judge(self, waiting: str) -> tuple[bytes, str]:
         """Return level and text of the gravest thing there is to say."""

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heartbeats: ``std_msgs/Header``, its `frame_id` the state."""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.control.watchdog import BEAT_NS, INACTIVE
+from qcfql_ros.errors import ContractError
+
+HEARTBEAT_QOS = QoSProfile(depth=10)
+BEATS_IN_TIMEOUT = 3  # so that one late one is no alarm
+
+
+class Heartbeat:
+    """The topic ``~/heartbeat``; `beat` may be called from any one thread at a time.
+
+    Attributes:
+        state: what was said last.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._due_ns = 0
+        self.state = INACTIVE
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        self._publisher = node.create_publisher(
+            Header, '~/heartbeat', HEARTBEAT_QOS, event_callbacks=quiet
+        )
+
+    def beat(self, state: str) -> None:
+        """Say `state`; nothing is sent if it was said less than 50 ms ago. Never waits."""
+        now_ns = time.monotonic_ns()
+        if state == self.state and now_ns < self._due_ns:
+            return
+        # A tick that comes a little early must not put the beat off by a whole period.
+        self._due_ns = now_ns + BEAT_NS * 9 // 10
+        self.state = state
+        stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(Header(stamp=stamp, frame_id=state))
+
+
+def beat_period_ns(contract: Contract) -> int:
+    """Return the longest time between two heartbeats of a policy that drives."""
+    return max(BEAT_NS, contract.period_ns // contract.commands_per_tick)
+
+
+def check_timeout(contract: Contract) -> None:
+    """Check that a heartbeat can be there in time.
+
+    Raises:
+        ContractError: the time-out is shorter than three heartbeats.
+    """
+    timeout_s = contract.safety.watchdog_timeout_s
+    least_s = BEATS_IN_TIMEOUT * beat_period_ns(contract) * 1e-9
+    if timeout_s is not None and timeout_s < least_s:
+        raise ContractError(
+            f'{contract.file}: safety.watchdog.timeout_s is {timeout_s:g}, wanted at least '
+            f'{least_s:g}: three heartbeats'
+        )
