@@ -156,8 +156,6 @@ def _field(
 ) -> CommandField:
     field = item.choice('field', COMMAND_FIELDS[kind])
     joint = item.text('name')
-    if joint and kind == topics.TWIST_STAMPED:
-        raise item.error('name', 'nothing: a twist has no joints')
     scale = item.number('scale', 1.0)
     if scale == 0.0:
         raise item.error('scale', 'a number other than 0')

@@ -8,6 +8,7 @@ import numpy as np
 from qcfql_ros.contract.schema import Contract
 
 _SHORTEST_S = 0.001
+_STANDING = 1e-9  # unit/s
 
 
 def stopping_points(
@@ -16,8 +17,9 @@ def stopping_points(
     """Return points that bring positions to rest, each at its own constant deceleration.
 
     A position takes one period, or longer where its acceleration limit says so, but never so long
-    that it passes its own limit. There is a point where each of them comes to rest, so that cubic
-    interpolation between points follows the parabolas exactly.
+    that it passes its own limit; where it moves out of it, a millisecond. There is a point where
+    each of them comes to rest, so that cubic interpolation between points follows the parabolas
+    exactly.
 
     Args:
         contract: period and limits.
@@ -33,7 +35,7 @@ def stopping_points(
     start, speed = values[actions], velocities[actions]
     low, high = np.array(safety.low)[actions], np.array(safety.high)[actions]
     hardest = np.array(safety.acceleration)[actions]
-    moving = np.abs(speed) > 0.0
+    moving = np.abs(speed) > _STANDING
     divisor = np.where(moving, np.abs(speed), 1.0)
     room = np.where(speed > 0.0, high - start, start - low)
     time = np.maximum(contract.period_ns * 1e-9, np.abs(speed) / hardest)
