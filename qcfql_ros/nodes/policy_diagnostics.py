@@ -126,6 +126,9 @@ class PolicyDiagnostics:
         return OK, ''
 
     def _say(self, level: bytes, text: str) -> None:
-        if text != self._said and text:
-            (self._log.error if level == ERROR else self._log.warning)(text)
+        # A line of its own for each: rclpy refuses a second severity from one line of code.
+        if text and text != self._said and level == ERROR:
+            self._log.error(text)
+        elif text and text != self._said:
+            self._log.warning(text)
         self._said = text

@@ -137,7 +137,11 @@ class WatchdogNode(Node):
 
     def _say(self, level: bytes, text: str) -> None:
         self._level, self._text = level, text
-        (self.get_logger().error if level == ERROR else self.get_logger().warning)(text)
+        # A line of its own for each: rclpy refuses a second severity from one line of code.
+        if level == ERROR:
+            self.get_logger().error(text)
+        else:
+            self.get_logger().warning(text)
 
     def _on_second(self) -> None:
         watchdog = self._watchdog
