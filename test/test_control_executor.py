@@ -6,17 +6,21 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qcfql_ros.control.clock import FakeClock
-from qcfql_ros.control.executor import NextCall, TimedExecutor
+from qcfql_ros.control.executor import NextCall, OversleepQuantile, TimedExecutor
 from qcfql_ros.control.histogram import Histogram
 
 MS = 1_000_000
 PERIOD = 10 * MS
 
 
-def run(executor_of, ticks, oversleep_ns=0, spin_ns=0):
-    """Run `ticks` ticks from time 0; `executor_of(i, clock)` is what tick i does."""
+def run(executor_of, ticks, oversleep_ns=0, spin_ns=0, t0_ns=PERIOD):
+    """Run `ticks` ticks from `t0_ns` on; `executor_of(i, clock)` is what tick i does."""
     clock = FakeClock(oversleep_ns=oversleep_ns)
     deadlines, begun = [], []
 
@@ -24,11 +28,11 @@ def run(executor_of, ticks, oversleep_ns=0, spin_ns=0):
         deadlines.append(deadline_ns)
         begun.append(clock.time_ns)
         if len(deadlines) == ticks:
-            executor._stop.set()
+            executor.stop()
         return executor_of(len(deadlines) - 1, clock)
 
     executor = TimedExecutor(PERIOD, tick, clock, spin_ns)
-    executor.run(PERIOD)
+    executor.run(t0_ns)
     return executor, deadlines, begun
 
 
@@ -65,6 +69,146 @@ def test_a_spin_hides_the_oversleep_and_is_at_most_a_tenth_of_the_period():
     )
     assert executor.spin_ns == PERIOD // 10
     assert max(b - d for b, d in zip(begun, deadlines)) < 10
+
+
+class ErraticClock(FakeClock):
+    """Each sleep lasts longer than asked by the next of `oversleeps_ns`, and then by none."""
+
+    def __init__(self, oversleeps_ns):
+        super().__init__(reading_ns=5000)
+        self.oversleeps = iter(oversleeps_ns)
+
+    def sleep(self, duration_ns):
+        """Let time pass."""
+        self.oversleep_ns = next(self.oversleeps, 0)
+        super().sleep(duration_ns)
+
+
+DELAYS = st.lists(st.integers(0, 4 * PERIOD), min_size=1, max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(oversleeps=DELAYS, durations=DELAYS, spin_ns=st.none() | st.integers(0, PERIOD))
+def test_whatever_is_late_ticks_are_on_the_grid_counted_and_never_in_a_burst(
+    oversleeps, durations, spin_ns
+):
+    clock = ErraticClock(oversleeps)
+    deadlines, begun = [], []
+
+    def tick(deadline_ns):
+        begun.append(clock.time_ns)
+        deadlines.append(deadline_ns)
+        clock.time_ns += durations[len(begun) - 1]
+        if len(begun) == len(durations):
+            executor.stop()
+
+    executor = TimedExecutor(PERIOD, tick, clock, spin_ns)
+    t0_ns = 10 * PERIOD * (1 + len(oversleeps))  # after the calibration, however long it takes
+    executor.run(t0_ns)
+    numbers = [(deadline - t0_ns) // PERIOD for deadline in deadlines]
+    assert [t0_ns + n * PERIOD for n in numbers] == deadlines
+    assert all(a < b for a, b in itertools.pairwise(numbers))
+    # Each tick belongs to the grid time that it begins at: two in one period there cannot be.
+    assert all(
+        0 <= begin - d < PERIOD + 3 * clock.reading_ns for begin, d in zip(begun, deadlines)
+    )
+    # All grid times are ticked or counted as missed, those that the last tick covers included.
+    due = {
+        numbers[-1] + 1 + max(0, (end_ns - deadlines[-1]) // PERIOD - 1)
+        for end_ns in (clock.time_ns - 3 * clock.reading_ns, clock.time_ns)
+    }
+    assert len(begun) + executor.missed_ticks in due
+    assert executor.lateness.count == executor.published.count == len(begun)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 10 * MS), min_size=1, max_size=200))
+def test_the_measured_spin_stays_inside_its_bounds(oversleeps):
+    executor = TimedExecutor(PERIOD, lambda deadline: None, FakeClock(), spin_ns=None)
+    for oversleep in oversleeps:
+        executor._oversleep.add(oversleep)
+        assert 0 < executor.spin_ns <= PERIOD // 10
+
+
+def test_the_measured_spin_finds_the_quantile_and_follows_when_it_changes():
+    quantile = OversleepQuantile(10 * MS)
+    draw = random.Random(3)
+    for scale in (100_000, 400_000, 50_000):
+        for _ in range(4000):
+            quantile.add(int(draw.expovariate(1 / scale)))
+        over = []
+        for _ in range(4000):
+            sample = int(draw.expovariate(1 / scale))
+            over.append(sample > quantile.estimate_ns)
+            quantile.add(sample)
+        assert 0.02 < sum(over) / len(over) < 0.10, scale
+
+
+def test_a_measured_spin_hides_a_constant_oversleep_from_the_first_tick_on():
+    executor, deadlines, begun = run(
+        lambda i, clock: None, 50, oversleep_ns=MS // 2, spin_ns=None, t0_ns=10 * PERIOD
+    )
+    lateness = [begin - deadline for begin, deadline in zip(begun, deadlines)]
+    assert sorted(lateness)[45] < 20
+    assert executor.missed_ticks == executor.late_ticks == 0
+
+
+def test_the_end_of_a_tick_is_counted_against_its_deadline_and_its_begin_can_be_seen():
+    seen = []
+
+    def work(i, clock):
+        seen.append(clock.time_ns)
+        clock.time_ns += 3 * MS
+
+    executor, _, begun = run(work, 10)
+    assert 3 * MS <= executor.published.quantile(0.5) <= 3.2 * MS
+    assert executor.last_begin_ns == begun[-1]
+
+
+def test_what_is_done_between_ticks_is_told_how_long_it_has():
+    told = []
+
+    class Noted:
+        def between_ticks(self, left_ns, paced):
+            told.append((round(left_ns / MS), paced))
+
+    clock = FakeClock()
+
+    def tick(deadline_ns):
+        clock.time_ns += (2 if deadline_ns < 25 * MS else 14) * MS
+        if deadline_ns >= 35 * MS:
+            executor.stop()
+        return NextCall(25 * MS, paced=False) if deadline_ns == 20 * MS else None
+
+    executor = TimedExecutor(PERIOD, tick, clock, slack=Noted())
+    executor.run(PERIOD)
+    # 10 until 12; 20 until 22, then a poll at 25, which takes until 39: no slack before 35.
+    assert told == [(8, True), (3, False)]
+
+
+def test_stop_ends_a_long_sleep_at_once():
+    executor = TimedExecutor(PERIOD, lambda deadline: None)
+    executor.start(executor.clock.now_ns() + 3_600_000 * MS, lambda error: None)
+    begin_s = time.monotonic()
+    executor.stop()
+    assert time.monotonic() - begin_s < 5.0
+    assert executor.lateness.count == 0
+
+
+def test_the_thread_begins_with_what_it_is_given_and_dies_of_what_that_raises():
+    died = threading.Event()
+    names, errors = [], []
+
+    def first():
+        names.append(threading.current_thread().name)
+        raise RuntimeError('no priority')
+
+    executor = TimedExecutor(PERIOD, lambda deadline: None)
+    executor.start(0, lambda e: (errors.append(e), died.set()), on_thread_start=first)
+    assert died.wait(5.0)
+    assert names == ['control']
+    assert str(errors[0]) == 'no priority'
+    executor.stop()
 
 
 def test_a_tick_can_move_the_grid():
@@ -108,7 +252,7 @@ def test_in_real_time_fifty_ticks_at_100_hz_take_half_a_second():
     assert sorted(began)[25] < PERIOD  # a loaded machine may be late, not by a period each time
 
 
-def test_a_histogram_is_never_below_the_true_quantile_and_at_most_a_sixteenth_above():
+def test_a_histogram_is_never_below_the_true_quantile_and_at_most_a_thirty_second_above():
     histogram = Histogram()
     draw = random.Random(1)
     samples = sorted(int(draw.lognormvariate(11, 2)) for _ in range(5000))
@@ -116,6 +260,33 @@ def test_a_histogram_is_never_below_the_true_quantile_and_at_most_a_sixteenth_ab
         histogram.add(sample)
     for q in (0.01, 0.5, 0.9, 0.99, 1.0):
         exact = samples[max(1, round(q * len(samples))) - 1]
-        assert exact <= histogram.quantile(q) <= exact * (1 + 1 / 16) + 1
+        assert exact <= histogram.quantile(q) <= exact * (1 + 1 / 32) + 1
     assert histogram.max_ns == samples[-1]
     assert Histogram().quantile(0.5) == 0
+
+
+def test_a_histogram_shows_an_interval_and_is_pooled():
+    first, second = [5, 300, 70_000], [8, 1_000_000, 900, 5]
+    histogram, only_second = Histogram(), Histogram()
+    for sample in first:
+        histogram.add(sample)
+    before = histogram.snapshot()
+    for sample in second:
+        histogram.add(sample)
+        only_second.add(sample)
+    interval = histogram.since(before)
+    assert interval.counts == only_second.counts
+    assert interval.count == 4
+    assert interval.max_ns == 1_000_000
+    before.merge(interval)
+    assert before.counts == histogram.counts
+    assert (before.count, before.max_ns) == (histogram.count, histogram.max_ns)
+    assert histogram.since(histogram.snapshot()).quantile(0.99) == 0
+
+
+def test_a_histogram_holds_any_duration_that_a_clock_can_give():
+    histogram = Histogram()
+    for duration in (-5, 0, 1, 2**31, 2**63 - 1, 2**64 + 1):
+        histogram.add(duration)
+    assert histogram.count == sum(histogram.counts) == 6
+    assert histogram.quantile(1.0) >= 2**63 - 1

@@ -4,10 +4,11 @@
 ::
 
     t0        t0+P      t0+2P     t0+3P     t0+4P
-    |─sleep──▶|─sleep──▶|─ tick takes 1.4 P ──▶|   t0+3P was missed: skipped and counted;
+    |─sleep─s▶|─sleep─s▶|─ tick takes 1.4 P ──▶|   t0+3P was missed: skipped and counted;
     tick      tick      tick                   |   the next tick is t0+4P, on the same grid
 
-Errors do not add up, and a missed tick is never made up in a burst.
+Errors do not add up, and a missed tick is never made up in a burst. ``s`` is the spin: the sleep
+ends a little early, and the rest is waited for busily. `OversleepQuantile` measures how early.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from qcfql_ros.control.clock import Clock, MonotonicClock
 from qcfql_ros.control.histogram import Histogram
 
-_SLICE_NS = 20_000_000  # longest single sleep: how long `stop` can have to wait
 _LATE_FRACTION = 0.1
+_SPIN_FRACTION = 0.1
+_CALIBRATION_SLEEPS = 20
+_CALIBRATION_SLEEP_NS = 500_000
+_QUANTILE = 0.95  # of the oversleep that the spin hides
+_STEP = 0.05  # of the estimate: one sleep that is longer than it raises it by nearly that much
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,53 @@ class NextCall:
     paced: bool = True
 
 
+class Slack(Protocol):
+    """Work that is done between two ticks; see `interpreter.QuietInterpreter`."""
+
+    def between_ticks(self, left_ns: int, paced: bool) -> None:
+        """Use at most a part of the `left_ns` before the next deadline."""
+
+
+class OversleepQuantile:
+    """How much later than asked a sleep ends, as a quantile that follows what is seen.
+
+    Each sleep moves the estimate by a fixed share of itself: up if it ended later than the
+    estimate, down by less if not, so that 5 % of them end later once it has settled.
+
+    Args:
+        high_ns: never above this.
+    """
+
+    LOW_NS = 1000.0
+
+    def __init__(self, high_ns: int) -> None:
+        self.high_ns = high_ns
+        self.estimate_ns = self.LOW_NS
+
+    def add(self, oversleep_ns: int) -> None:
+        """Take one sleep into account."""
+        if oversleep_ns > self.estimate_ns:
+            estimate_ns = self.estimate_ns * (1.0 + _STEP * _QUANTILE)
+        else:
+            estimate_ns = self.estimate_ns * (1.0 - _STEP * (1.0 - _QUANTILE))
+        self.estimate_ns = max(self.LOW_NS, min(estimate_ns, self.high_ns))
+
+    def calibrate(self, clock: Clock, gate: threading.Lock) -> None:
+        """Begin with the second longest of some short sleeps, 10 ms in all."""
+        longest = second = 0
+        for _ in range(_CALIBRATION_SLEEPS):
+            until_ns = clock.now_ns() + _CALIBRATION_SLEEP_NS
+            if clock.wait(gate, _CALIBRATION_SLEEP_NS):
+                gate.release()  # stopped already; `run` is to see it too
+                return
+            over_ns = clock.now_ns() - until_ns
+            if over_ns > longest:
+                longest, second = over_ns, longest
+            elif over_ns > second:
+                second = over_ns
+        self.estimate_ns = max(self.LOW_NS, min(float(second), self.high_ns))
+
+
 class TimedExecutor:
     """Calls ``tick(deadline_ns)`` at ``t0 + i * period``.
 
@@ -44,7 +97,16 @@ class TimedExecutor:
         tick: returns None to go on with the grid, or a `NextCall`.
         clock: the monotonic clock, or a test's.
         spin_ns: busy wait before a deadline, at most a tenth of a period: trades processor time
-            for some ten microseconds. Other Python threads stand still meanwhile.
+            for what a sleep is late. Other Python threads stand still meanwhile. None measures
+            how much is needed, at the start and from then on.
+        slack: called after each tick that leaves time before the next deadline.
+
+    Attributes:
+        lateness: begin of ticks after their deadlines.
+        published: end of ticks after their deadlines.
+        late_ticks: begun more than a tenth of a period late.
+        missed_ticks: grid times at which none was begun before the next one.
+        last_begin_ns: when the last call began, monotonic; 0 before the first.
     """
 
     def __init__(
@@ -52,48 +114,81 @@ class TimedExecutor:
         period_ns: int,
         tick: Callable[[int], NextCall | None],
         clock: Clock | None = None,
-        spin_ns: int = 0,
+        spin_ns: int | None = 0,
+        slack: Slack | None = None,
     ) -> None:
         if period_ns <= 0:
             raise ValueError(f'period is {period_ns} ns, wanted > 0')
         self.period_ns = period_ns
         self.clock = clock or MonotonicClock()
-        self.spin_ns = max(0, min(spin_ns, period_ns // 10))
         self.lateness = Histogram()
+        self.published = Histogram()
         self.late_ticks = 0
         self.missed_ticks = 0
+        self.last_begin_ns = 0
+        most_ns = round(_SPIN_FRACTION * period_ns)
+        self._oversleep = OversleepQuantile(most_ns) if spin_ns is None else None
+        self._spin_ns = max(0, min(spin_ns or 0, most_ns))
+        self._slack = slack
         self._tick = tick
-        self._stop = threading.Event()
+        self._stopped = False
+        self._gate = threading.Lock()  # held while running: a sleep that `stop` ends at once
+        self._gate.acquire()
         self._thread: threading.Thread | None = None
+
+    @property
+    def spin_ns(self) -> int:
+        """How long before a deadline the sleep is to end."""
+        return self._spin_ns if self._oversleep is None else int(self._oversleep.estimate_ns)
 
     def run(self, t0_ns: int, paced: bool = True) -> None:
         """Tick until `stop`; the first deadline is `t0_ns`."""
+        now_ns, period_ns = self.clock.now_ns, self.period_ns
+        late_ns = _LATE_FRACTION * period_ns
+        if self._oversleep is not None:
+            self._oversleep.calibrate(self.clock, self._gate)
         deadline = t0_ns
-        while not self._stop.is_set():
-            if not self._wait(deadline):
-                return
+        while self._wait(deadline, paced):
+            self.last_begin_ns = begin = now_ns()
             if paced:
-                lateness = self.clock.now_ns() - deadline
+                lateness = begin - deadline
                 self.lateness.add(lateness)
-                self.late_ticks += lateness > _LATE_FRACTION * self.period_ns
+                if lateness > late_ns:
+                    self.late_ticks += 1
+                    deadline += self._miss(lateness)
             following = self._tick(deadline)
+            end = now_ns()
+            if paced:
+                self.published.add(end - deadline)
             if following is not None:
                 deadline, paced = following.at_ns, following.paced
-                continue
-            deadline, paced = deadline + self.period_ns, True
-            behind = self.clock.now_ns() - deadline
-            if behind > 0:
-                # A tick that begins less than a period late is late; one whose period is over
-                # by then is missed.
-                missed = behind // self.period_ns
-                self.missed_ticks += missed
-                deadline += missed * self.period_ns
+            else:
+                deadline, paced = deadline + period_ns, True
+                if end - deadline >= period_ns:
+                    deadline += self._miss(end - deadline)
+            if self._slack is not None and deadline > end:
+                self._slack.between_ticks(deadline - end, paced)
 
-    def start(self, t0_ns: int, died: Callable[[BaseException], None], paced: bool = True) -> None:
-        """Run in a thread of its own; `died` is told what it died of."""
+    def start(
+        self,
+        t0_ns: int,
+        died: Callable[[BaseException], None],
+        paced: bool = True,
+        on_thread_start: Callable[[], None] | None = None,
+    ) -> None:
+        """Run in a thread of its own.
+
+        Args:
+            t0_ns: the first deadline.
+            died: told what the thread died of.
+            paced: whether the first call is a tick.
+            on_thread_start: called first in that thread, to ask for its priority.
+        """
 
         def body() -> None:
             try:
+                if on_thread_start is not None:
+                    on_thread_start()
                 self.run(t0_ns, paced)
             except BaseException as error:
                 died(error)
@@ -101,19 +196,32 @@ class TimedExecutor:
         self._thread = threading.Thread(target=body, name='control', daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End after the tick in progress, and wait for that."""
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """End after the tick in progress, at once if it waits; whether the thread has ended."""
+        if not self._stopped:
+            self._stopped = True
+            self._gate.release()
+        if self._thread is None or self._thread is threading.current_thread():
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-    def _wait(self, deadline_ns: int) -> bool:
-        """Sleep, then spin, until the deadline; False if stopped meanwhile."""
-        while (left := deadline_ns - self.spin_ns - self.clock.now_ns()) > 0:
-            self.clock.sleep(min(left, _SLICE_NS))
-            if self._stop.is_set():
-                return False
-        while self.clock.now_ns() < deadline_ns:
-            pass
-        return True
+    def _miss(self, behind_ns: int) -> int:
+        """Count the grid times that are over, and return how far to move the deadline."""
+        missed = behind_ns // self.period_ns
+        self.missed_ticks += missed
+        return missed * self.period_ns
+
+    def _wait(self, deadline_ns: int, paced: bool) -> bool:
+        """Sleep, then spin, until the deadline; False once stopped."""
+        clock = self.clock
+        wake_ns = deadline_ns - (self.spin_ns if paced else 0)
+        now_ns = clock.now_ns()
+        if now_ns < wake_ns and not self._stopped:
+            clock.wait(self._gate, wake_ns - now_ns)
+            now_ns = clock.now_ns()
+            if paced and self._oversleep is not None:
+                self._oversleep.add(now_ns - wake_ns)
+        while now_ns < deadline_ns and not self._stopped:
+            now_ns = clock.now_ns()
+        return not self._stopped
