@@ -37,6 +37,7 @@ from qcfql_ros.contract.chunk_record import decode_chunk
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.decode_commands import decode_commands
 from qcfql_ros.contract.named_vector import decode_outcome, decode_step
+from qcfql_ros.contract.urdf import Urdf
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch
 from qcfql_ros.control.planner import Planner
@@ -230,11 +231,11 @@ def through_file(name: str, read: Callable[[Path], Any], *, text: bool = False):
     return call
 
 
-def recording(compression: CompressionType) -> bytes:
+def recording(compression: CompressionType, checksums: bool = True) -> bytes:
     """A short recording, as the bytes of its MCAP file."""
     path = FOLDER / 'corpus.mcap'
     with path.open('wb') as stream:
-        writer = Writer(stream, chunk_size=400, compression=compression)
+        writer = Writer(stream, chunk_size=400, compression=compression, enable_crcs=checksums)
         writer.start(profile='ros2', library='fuzz')
         writer.add_metadata('qcfql_ros', {'qcfql.contract': 'point_reach'})
         channels = register_topics(writer, [Topic('/joint_states', topics.JOINT_STATE)])
@@ -247,6 +248,7 @@ def recording(compression: CompressionType) -> bytes:
 RECORDINGS = [
     recording(kind) for kind in (CompressionType.ZSTD, CompressionType.LZ4, CompressionType.NONE)
 ]
+RECORDINGS += [recording(CompressionType.NONE, checksums=False)] * 2
 RECORDINGS += [data[: len(data) // 2] for data in RECORDINGS]
 
 
@@ -277,6 +279,18 @@ METADATA = metadata_text()
 METADATA_DOCUMENT = yaml.safe_load(METADATA)
 CONTRACTS = [find_contract(name).read_text() for name in ('point_reach', 'ur5e_cube')]
 CONTRACT_DOCUMENTS = st.sampled_from([yaml.safe_load(text) for text in CONTRACTS])
+URDF = """<?xml version="1.0"?>
+<robot name="arm">
+  <link name="base"/>
+  <joint name="lift" type="prismatic">
+    <parent link="base"/>
+    <child link="tool"/>
+    <limit lower="-0.5" upper="1.5" velocity="2.0" effort="10"/>
+    <safety_controller soft_lower_limit="-0.4" soft_upper_limit="1.4" k_velocity="1"/>
+  </joint>
+  <link name="tool"/>
+</robot>
+"""
 WORDS = ['nan', '.inf', '1e999', '-1', '0', 'null', '[]', '{}', '~', '!!python/name:os.x', '&a']
 WORDS += ['*a', '"', "'", ':', '- ', '{a: b', '<<: *a', '? ', '2026-01-01', '0x1f', 'true', '#']
 WORDS += ['\t', '!!set {a}', '!!binary x', '!!timestamp x', '1:2:3', '!!int a', '\x00', '\ud800']
@@ -313,6 +327,12 @@ FILES = [
         through_file('contract.yaml', load_contract, text=True),
         CONTRACT_DOCUMENTS.flatmap(changed).map(yaml.dump),
         0.3,
+    ),
+    Target(
+        'URDF',
+        through_file('arm.urdf', lambda path: Urdf(path).limits('lift'), text=True),
+        damaged_text([URDF], [*WORDS, '<', '>', '/>', '<joint name="lift">', '&lt;', '<!--']),
+        0.4,
     ),
     Target(
         'halt latch', through_file('latch.json', HaltLatch), mutated([b'{"halted": true}']), 0.2

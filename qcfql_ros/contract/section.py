@@ -23,8 +23,10 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise ContractError(f'line {line}: key {key!r} is no text; put it in quotes')
         if key in seen:
-            line = key_node.start_mark.line + 1
             raise ContractError(f'line {line}: key {key!r} is there twice; keep one')
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
@@ -45,7 +47,8 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding='utf-8'), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f'{path}: cannot be read: {error}') from error
-    except yaml.YAMLError as error:
+    # PyYAML raises whatever its constructors meet: `!!int x`, `!!timestamp x`.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = ' '.join(str(error).split())
         raise ContractError(f'{path}: is not valid YAML: {problem}') from error
     except ContractError as error:

@@ -158,7 +158,15 @@ def read_metadata(folder: Path) -> BagMetadata | None:
         document = yaml.load(path.read_text(), Loader=_Loader)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML raises whatever its constructors meet: `!!int x`, `!!timestamp x`.
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise BagError(f'cannot read {path}: {" ".join(str(error).split())}') from error
     try:
         info = document['rosbag2_bagfile_information']

@@ -149,11 +149,15 @@ def _count(split: SplitFile, visit=lambda chunk: None) -> FileEntry:  # type: ig
 
 
 def _as_topic(name: str, type_name: str, fields: dict[str, str]) -> Topic:
-    offered = yaml.safe_load(fields.get('offered_qos_profiles') or '[{}]') or [{}]
+    try:
+        offered = yaml.safe_load(fields.get('offered_qos_profiles') or '[{}]') or [{}]
+        first = dict(offered[0])
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError):
+        first = {}  # what others wrote there is no reason to lose a recording
     return Topic(
         name,
         type_name,
-        str(offered[0].get('reliability', 'reliable')),
-        str(offered[0].get('durability', 'volatile')),
+        str(first.get('reliability', 'reliable')),
+        str(first.get('durability', 'volatile')),
         fields.get('topic_type_hash', ''),
     )
