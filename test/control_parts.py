@@ -32,11 +32,39 @@ class CountingPolicy:
 
 
 class Sent:
-    """Stands where the publishers are."""
+    """Stands where the publishers are.
+
+    `wire` has all of it in order: (kind, stamp, values...).
+    """
 
     def __init__(self):
         self.steps = []
         self.chunks = []
+        self.commands = []
+        self.wire = []
+
+    def command(self, values, stamp_ns):
+        """Keep a command: (stamp, values)."""
+        self.commands.append((stamp_ns, values.tolist()))
+        self.wire.append(('command', stamp_ns, values.tolist()))
+
+    def trajectory(self, values, velocities, stamp_ns):
+        """Keep a whole chunk."""
+        self.wire.append(('trajectory', stamp_ns, values.copy(), velocities.copy()))
+
+    def rest(self, values, stamp_ns):
+        """Keep a safe command."""
+        self.commands.append((stamp_ns, values.tolist()))
+        self.wire.append(('rest', stamp_ns, values.tolist()))
+
+    def record(self, record):
+        """Keep the record of a tick."""
+        self.steps.append(record)
+        self.wire.append(('step', record.stamp_ns, record))
+
+    def announce(self, record):
+        """Keep the record of a chunk."""
+        self.chunks.append(record)
 
     def rows(self):
         """Return (source, episode, chunk, index) of every tick."""

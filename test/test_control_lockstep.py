@@ -27,9 +27,7 @@ class Rig:
         self.counters = Counters()
         self.latch = HaltLatch(None)
         self.planner = Planner(self.policy, 0, self.counters)
-        commander = Commander(
-            POINT, self.sent.steps.append, self.sent.chunks.append, self.counters, lockstep=True
-        )
+        commander = Commander(POINT, self.sent, self.counters, lockstep=True)
         self.driver = LockstepDriver(
             POINT, self.planner, commander, self.latch, self.counters, connected
         )

@@ -7,13 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from control_parts import POINT, CountingPolicy
+from control_parts import CountingPolicy
 
 from qcfql_ros.control.chunk_buffer import ChunkBuffer
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner, chunk_seed
-from qcfql_ros.control.safety import SafetyFilter
 from qcfql_ros.errors import MessageError, ParameterError
 
 OBSERVATION = np.zeros(6, np.float32)
@@ -21,20 +20,6 @@ OBSERVATION = np.zeros(6, np.float32)
 
 def chunk_of(buffer, planner, episode=0):
     return planner.plan(OBSERVATION, {}, episode, buffer.epoch)
-
-
-def test_the_filter_clips_to_the_limits_and_counts_the_numbers_it_changed():
-    safe = SafetyFilter(POINT.action)(np.array([1.5, -0.25], np.float32))
-    assert safe.row.tolist() == [1.0, -0.25]
-    assert safe.row.dtype == np.float32
-    assert (safe.clipped, safe.refused) == (1, False)
-
-
-@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
-def test_the_filter_holds_instead_of_a_row_that_is_not_finite(bad):
-    safe = SafetyFilter(POINT.action)(np.array([0.5, bad], np.float32))
-    assert safe.refused
-    assert safe.row.tolist() == list(POINT.action.hold)
 
 
 def test_a_halt_survives_a_restart_until_it_is_resumed(tmp_path):

@@ -39,8 +39,7 @@ class WallRig:
         self.planner = Planner(self.policy, 0, self.counters)
         commander = Commander(
             POINT,
-            self.sent.steps.append,
-            self.sent.chunks.append,
+            self.sent,
             self.counters,
             lockstep=False,
             lead_ns=LEAD_NS,

@@ -6,6 +6,9 @@
     current  [a0 a1 a2 a3]      take() gives a0, a1, ... one a tick
     next     [b0 b1 b2 b3]      becomes current when a3 has been taken
 
+With an execution horizon h of 3, a3 and b3 are planned and announced, and never taken. What has
+been played is counted row by row, never worked out from the time that has passed.
+
 A reset or a halt opens a new epoch: what was planned before it is thrown away, also a plan that
 is still being computed and offered later.
 """
@@ -44,9 +47,17 @@ class PlannedChunk:
 
 
 class ChunkBuffer:
-    """Two chunks deep; the planner offers, the control thread takes."""
+    """Two chunks deep; the planner offers, the control thread takes.
 
-    def __init__(self) -> None:
+    Args:
+        execution_horizon: how many rows of a chunk are played; 0 plays all.
+
+    Attributes:
+        discarded: chunks that were planned and never begun.
+    """
+
+    def __init__(self, execution_horizon: int = 0) -> None:
+        self._horizon = execution_horizon
         self._lock = threading.Lock()
         self._current: PlannedChunk | None = None
         self._next: PlannedChunk | None = None
@@ -59,11 +70,16 @@ class ChunkBuffer:
         """The current epoch; to be noted before an observation is taken."""
         return self._epoch
 
+    def played(self, chunk: PlannedChunk) -> int:
+        """Return how many rows of `chunk` are played."""
+        rows = len(chunk.actions)
+        return min(self._horizon, rows) if self._horizon else rows
+
     def rows_left(self) -> int:
         """Rows still to be taken, of both chunks."""
         with self._lock:
-            left = 0 if self._current is None else len(self._current.actions) - self._index
-            return left + (0 if self._next is None else len(self._next.actions))
+            left = 0 if self._current is None else self.played(self._current) - self._index
+            return left + (0 if self._next is None else self.played(self._next))
 
     def offer(self, chunk: PlannedChunk) -> bool:
         """Put a chunk behind the one being played; False if it is of an older epoch."""
@@ -77,12 +93,19 @@ class ChunkBuffer:
     def take(self) -> tuple[PlannedChunk, int] | None:
         """Return the chunk being played and the index of the row to play now; None if late."""
         with self._lock:
-            if self._current is None or self._index == len(self._current.actions):
+            if self._current is None or self._index == self.played(self._current):
                 self._current, self._next, self._index = self._next, None, 0
             if self._current is None:
                 return None
             self._index += 1
             return self._current, self._index - 1
+
+    def peek(self) -> np.ndarray | None:
+        """Return the row that `take` would return next, (action_dim,) float32; None if late."""
+        with self._lock:
+            if self._current is not None and self._index < self.played(self._current):
+                return self._current.actions[self._index]
+            return None if self._next is None else self._next.actions[0]
 
     def reset(self) -> None:
         """Throw everything away and open a new epoch."""

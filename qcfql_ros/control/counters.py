@@ -14,10 +14,14 @@ class Counters:
 
     Attributes:
         ticks: commanded, holds included.
-        holds: of these, ticks with the hold row in place of an action.
+        commands: sent, several a tick where the contract says so.
+        holds: of these ticks, those with the hold row in place of an action.
+        repeats: of these ticks, those with the last row again while a chunk was late.
         episodes: started.
         chunks: planned and begun.
         chunk_misses: ticks at which the next chunk was due and not there.
+        cut_chunks: sent as a whole and stopped before their end.
+        stale_ticks: of the holds, those because a sensor was silent for too long.
         refused: observations or plans that were not used (not finite, stale, missing).
         clipped: action numbers changed by the safety filter.
         lost_outcomes: awaited in lockstep and given up.
@@ -26,10 +30,14 @@ class Counters:
     """
 
     ticks: int = 0
+    commands: int = 0
     holds: int = 0
+    repeats: int = 0
     episodes: int = 0
     chunks: int = 0
     chunk_misses: int = 0
+    cut_chunks: int = 0
+    stale_ticks: int = 0
     refused: int = 0
     clipped: int = 0
     lost_outcomes: int = 0

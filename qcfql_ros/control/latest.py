@@ -10,6 +10,7 @@ import numpy as np
 
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.schema import Contract
+from qcfql_ros.control.measured import MeasuredReader, Measurement
 from qcfql_ros.errors import MessageError
 
 _KEPT = 128
@@ -36,6 +37,7 @@ class LatestMessages:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._decoder = Decoder(contract)
+        self._places = MeasuredReader(contract)
         self._samples: dict[str, deque[Sample]] = {
             name: deque(maxlen=_KEPT) for name in contract.streams
         }
@@ -77,6 +79,14 @@ class LatestMessages:
             sample is not None and sample.stamp_ns > stamp_ns and sample.receive_ns > receive_ns
             for sample in newest
         )
+
+    def measured(self) -> Measurement | None:
+        """Return where the robot is, by the newest messages; None if one cannot be used."""
+        values = {}
+        for name in self._places.streams:
+            newest = self.newest(name)
+            values[name] = None if newest is None else newest.values
+        return self._places.read(values)
 
     def observe(self, until_ns: int) -> tuple[np.ndarray, dict[str, int]]:
         """Return the observation of (state_dim,) float32 at stamp `until_ns`, and its stamps.

@@ -25,6 +25,7 @@ from qcfql_ros.control.chunk_buffer import ChunkBuffer
 from qcfql_ros.control.commander import Commander
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch
+from qcfql_ros.control.measured import MeasuredReader
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.data.steps import Source
 from qcfql_ros.errors import MessageError
@@ -40,6 +41,7 @@ class LockstepDriver:
         latch: the halt latch.
         counters: to count in.
         connected: whether a command would reach the robot; asked until it is true once.
+        execution_horizon: how many rows of a chunk are played; 0 plays all.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LockstepDriver:
         latch: HaltLatch,
         counters: Counters,
         connected: Callable[[], bool] = lambda: True,
+        execution_horizon: int = 0,
     ) -> None:
         self._connected = connected
         self._contract = contract
@@ -58,9 +61,12 @@ class LockstepDriver:
         self._commander = commander
         self._latch = latch
         self._counters = counters
-        self._buffer = ChunkBuffer()
+        self._buffer = ChunkBuffer(execution_horizon)
+        self._places = MeasuredReader(contract)
+        self._soft = True  # the next episode is the first one after an activation or a resume
         self._episode = -1
         self._halt_sent = False
+        self._started = False
         self._forget()
 
     def _forget(self) -> None:
@@ -107,7 +113,7 @@ class LockstepDriver:
                 self._halt_sent = False
                 self._tick(stamp_ns, self._take(stamp_ns))
             elif not self._halt_sent:
-                self._halt_sent = self._new_episode = True
+                self._halt_sent = self._new_episode = self._soft = True
                 self._take(stamp_ns)
                 self._safe_command(stamp_ns)
             else:
@@ -139,7 +145,8 @@ class LockstepDriver:
         if last is None or self._contract.on_stop == 'none' or self._halt_sent:
             return
         ahead = 2 if self._final_next else 1
-        self._safe_command(last + ahead * self._contract.period_ns)
+        self._buffer.reset()
+        self._commander.stop(last + ahead * self._contract.period_ns, self._episode, None)
 
     def _complete(self, newest: bool = False) -> int | None:
         full = len(self._contract.streams)
@@ -165,13 +172,18 @@ class LockstepDriver:
         self._commander.hold(stamp_ns, self._episode, Source.HALT)
 
     def _tick(self, stamp_ns: int, values: dict[str, np.ndarray | None]) -> None:
+        bad = [name for name, numbers in values.items() if numbers is None]
+        measured = self._places.read(values)
         if self._new_episode:
             self._new_episode = False
             self._buffer.reset()
             self._episode += 1
             self._counters.episodes += 1
+            self._started = False
+        if not self._started and measured is not None:
+            self._commander.start(measured, self._soft)
+            self._started, self._soft = True, False
         self._awaiting = stamp_ns
-        bad = [name for name, numbers in values.items() if numbers is None]
         if bad:
             self._refuse(f'stream {bad[0]!r}: the message at {stamp_ns} ns cannot be used')
             self._commander.hold(stamp_ns, self._episode)
@@ -184,9 +196,11 @@ class LockstepDriver:
                 self._refuse(str(error))
             due = self._buffer.take()
         if due is None:
-            self._commander.hold(stamp_ns, self._episode)
+            self._commander.late(stamp_ns, self._episode, measured)
         else:
-            self._commander.play(stamp_ns, *due)
+            chunk, index = due
+            rows = self._buffer.played(chunk)
+            self._commander.play(stamp_ns, chunk, index, rows, measured=measured)
 
     def _plan(self, stamp_ns: int, values: Mapping[str, Any]) -> None:
         observation = self._decoder.observation(values)

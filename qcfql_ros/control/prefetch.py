@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.latest import LatestMessages
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.errors import MessageError
+
+LATENCIES = 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,15 @@ class ChunkRequest:
 
 
 class Prefetch:
-    """Serves chunk requests one after the other. `busy` from a request until it is served."""
+    """Serves chunk requests one after the other.
+
+    Attributes:
+        busy: from a request until it is served.
+        planning_since_ns: when the observation of the plan in progress was taken, monotonic;
+            0 while none is in progress.
+        latencies_ns: of the last plans, from taking the observation to offering the chunk. The
+            first plan of a process is left out: it warms up what the others use.
+    """
 
     def __init__(
         self,
@@ -52,6 +63,10 @@ class Prefetch:
         self._requests: queue.SimpleQueue[ChunkRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.busy = False
+        self.planning_since_ns = 0
+        self.latencies_ns: deque[int] = deque(maxlen=LATENCIES)
+        self._warm = False
+        self._stopped = False
 
     def request(self, request: ChunkRequest) -> None:
         """Ask for a chunk; never waits."""
@@ -67,13 +82,18 @@ class Prefetch:
                 self._clock.sleep(min(left, 20_000_000))
             if request.epoch != self._buffer.epoch:
                 return
+            self.planning_since_ns = began_ns = self._clock.now_ns()
             observation, stamps = self._latest.observe(request.until_ns)
             chunk = self._planner.plan(observation, stamps, request.episode, request.epoch)
             self._buffer.offer(chunk)
+            if self._warm:
+                self.latencies_ns.append(self._clock.now_ns() - began_ns)
+            self._warm = True
         except MessageError as error:
             self._counters.refused += 1
             self._counters.reason = str(error)
         finally:
+            self.planning_since_ns = 0
             self.busy = False
 
     def start(self, died: Callable[[BaseException], None]) -> None:
@@ -89,8 +109,13 @@ class Prefetch:
         self._thread = threading.Thread(target=body, name='inference', daemon=True)
         self._thread.start()
 
+    def dead(self) -> bool:
+        """Whether the thread has ended though nobody stopped it."""
+        return self._thread is not None and not self._stopped and not self._thread.is_alive()
+
     def stop(self) -> None:
         """End after the request in progress; the buffer must have been reset before."""
+        self._stopped = True
         self._requests.put(None)
         if self._thread is not None:
             self._thread.join(timeout=2.0)

@@ -5,10 +5,12 @@
 
     sensors     |g0             |g1             |g2        every period, at the robot's will
     ticks              |t0             |t1                 phase * period after the first stream's
+    commands           |   |   |   |   |   |   |   |   |   commands_per_tick of them
     observe         |                                      lead before the first tick of a chunk
 
-`tick` runs in the control thread and never waits: it takes the row that is due, sends it, and
-asks the inference thread for the next chunk in time.
+`tick` runs in the control thread at each command's deadline and never waits: at a tick's first
+one it takes the row that is due, sends it, and asks the inference thread for the next chunk in
+time. The ROS clock is read once an episode and only names the ticks: setting it moves none.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.executor import NextCall, TimedExecutor
 from qcfql_ros.control.halt import HaltLatch
 from qcfql_ros.control.latest import LatestMessages, Sample
+from qcfql_ros.control.lead import adapted_lead_ns
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.control.prefetch import ChunkRequest, Prefetch
 from qcfql_ros.data.steps import Source
 
-STOP_AFTER_NS = 1_000_000_000  # a stream silent for this long beyond its max_age: stop holding
+STOP_TIMEOUT_S = 1.0  # for a tick in progress; then the safe command is sent without it
+LONGEST_PLAN_NS = 1_000_000_000  # or a chunk, where that is longer
+LONGEST_PAUSE_NS = 250_000_000  # of the control thread, or ten periods
 _POLLS_PER_PERIOD = 10
 
 
@@ -52,6 +57,8 @@ class WallDriver:
         counters: to count in.
         ros_now_ns: the ROS clock; read once at each episode's start.
         clock: the monotonic clock.
+        execution_horizon: how many rows of a chunk are played; 0 plays all.
+        adaptive_lead: fit the lead to what planning took, between episodes.
     """
 
     def __init__(
@@ -63,24 +70,35 @@ class WallDriver:
         counters: Counters,
         ros_now_ns: Callable[[], int],
         clock: Clock | None = None,
+        execution_horizon: int = 0,
+        adaptive_lead: bool = False,
     ) -> None:
         self._contract = contract
+        self._planner = planner
         self._commander = commander
         self._latch = latch
         self._counters = counters
         self._ros_now_ns = ros_now_ns
         self._clock = clock or MonotonicClock()
         self.latest = LatestMessages(contract)
-        self.buffer = ChunkBuffer()
+        self.buffer = ChunkBuffer(execution_horizon)
         self.prefetch = Prefetch(planner, self.latest, self.buffer, counters, self._clock)
-        self.executor = TimedExecutor(contract.period_ns, self.tick, self._clock)
+        self._commands = commander.commands
+        self._command_ns = contract.period_ns // self._commands
+        self.executor = TimedExecutor(self._command_ns, self.tick, self._clock)
         self.state = State.WAITING
         self._first_stream = next(iter(contract.streams))
         self._newer_than = (-1, -1)  # (stamp, receive time) of the sensors that are of the past
         self._ended: tuple[int, int] | None = None
         self._episode = -1
-        self._episode_stamp_ns = 0
+        self._t0_ns = 0  # of the episode, monotonic
+        self._ticks = -1  # number of the tick in progress, from the episode's first
         self._offset_ns = 0
+        self._adaptive_lead = adaptive_lead
+        self._tuned_lead_s: float | None = None
+        self._soft = True  # the next episode is the first one after an activation or a resume
+        self._last_call_ns = 0
+        self._driving = False
 
     def on_sensor(self, stream: str, sample: Sample) -> None:
         """Take one decoded message."""
@@ -98,26 +116,59 @@ class WallDriver:
         stale, _ = self.latest.stale(self._clock.now_ns())
         return stale or ('a sensor message of a new episode' if self._episode >= 0 else '')
 
+    def supervise(self, now_ns: int) -> str:
+        """Return what is wrong with the threads, '' if nothing; asked from outside them.
+
+        Args:
+            now_ns: monotonic time.
+        """
+        if not self._driving:
+            return ''
+        period_ns = self._contract.period_ns
+        if self.prefetch.dead():
+            return 'the inference thread is dead'
+        since_ns = self.prefetch.planning_since_ns
+        rows = self._planner.policy.info.action_chunk_size
+        longest_ns = max(LONGEST_PLAN_NS, rows * period_ns)
+        if since_ns and now_ns - since_ns > longest_ns:
+            return (
+                f'inference has been planning for {(now_ns - since_ns) * 1e-9:.1f} s, '
+                f'wanted at most {longest_ns * 1e-9:g} s'
+            )
+        paused_ns = now_ns - self._last_call_ns
+        if paused_ns > max(LONGEST_PAUSE_NS, 10 * period_ns):
+            return f'the control thread hangs: its last tick began {paused_ns * 1e-9:.2f} s ago'
+        return ''
+
     def start(self, died: Callable[[BaseException], None]) -> None:
         """Start both threads."""
         self.prefetch.start(died)
-        self.executor.start(self._clock.now_ns(), died, paced=False)
+        self._last_call_ns = self._clock.now_ns()
+        self._driving = True
+        self.executor.start(self._last_call_ns, died, paced=False)
 
     def stop(self) -> None:
-        """End both threads; send the safe command last, if anything was ever commanded."""
-        self.executor.stop()
+        """End both threads; send the safe command last, if anything was ever commanded.
+
+        Also where the control thread is dead or hangs: then this one sends it, and that one is
+        not let send anything any more.
+        """
+        self._driving = False
+        ended = self.executor.stop(STOP_TIMEOUT_S)
+        self._commander.take_over()
+        last = self._commander.last_stamp_ns
+        if last is not None and self._contract.on_stop != 'none':
+            passed = self._clock.now_ns() + self._offset_ns - last
+            periods = max(1, -(-passed // self._contract.period_ns))
+            stamp_ns = last + periods * self._contract.period_ns
+            sleep = self._clock.sleep if ended else None
+            self._commander.stop(stamp_ns, self._episode, sleep)
         self.buffer.reset()
         self.prefetch.stop()
-        last = self._commander.last_stamp_ns
-        if last is None or self._contract.on_stop == 'none':
-            return
-        passed = self._clock.now_ns() + self._offset_ns - last
-        periods = max(1, -(-passed // self._contract.period_ns))
-        stamp_ns = last + periods * self._contract.period_ns
-        self._commander.hold(stamp_ns, self._episode, Source.HALT)
 
     def tick(self, deadline_ns: int) -> NextCall | None:
         """Do what is due at `deadline_ns` (monotonic). Called by the executor."""
+        self._last_call_ns = self._clock.now_ns()
         if self._latch.halted:
             if self.state is State.RUNNING:
                 self.buffer.reset()
@@ -126,31 +177,64 @@ class WallDriver:
             self.state = State.HALTED
             return self._poll()
         if self.state is State.HALTED:
+            self._soft = True
             self._wait_for_newer()
         self._end_episode()
         if self.state is State.WAITING:
             return self._begin_episode()
-        self._run(deadline_ns)
+        return self._command(deadline_ns)
+
+    def _command(self, deadline_ns: int) -> NextCall | None:
+        """Begin a tick, or send another command of the one in progress."""
+        period_ns, commands = self._contract.period_ns, self._commands
+        # To the nearest: a period need not be a whole number of commands' ns.
+        number = ((deadline_ns - self._t0_ns) * commands + period_ns // 2) // period_ns
+        tick, command = divmod(number, commands)
+        if tick == self._ticks:
+            self._commander.go_on(deadline_ns + self._offset_ns, command)
+        else:
+            self._commander.finish()  # its last commands were missed
+            self._ticks = tick
+            self._run(self._t0_ns + tick * period_ns, command)
+        if commands > 1 and command == commands - 1:
+            next_ns = self._t0_ns + (tick + 1) * period_ns
+            if self._clock.now_ns() < next_ns:
+                return NextCall(next_ns)
         return None
 
-    def _run(self, deadline_ns: int) -> None:
+    def _run(self, deadline_ns: int, command: int) -> None:
         stamp_ns = deadline_ns + self._offset_ns
         stale, beyond_ns = self.latest.stale(self._clock.now_ns())
         if stale:
-            self._counters.refused += 1
-            self._counters.reason = stale
-            self.buffer.reset()
-            self._commander.hold(stamp_ns, self._episode)
-            if beyond_ns > STOP_AFTER_NS:
-                self._wait_for_newer()
+            self._stale(stamp_ns, stale, beyond_ns, command)
             return
+        measured = self.latest.measured()
         due = self.buffer.take()
         if due is None:
             self._counters.chunk_misses += 1
-            self._commander.hold(stamp_ns, self._episode)
+            self._commander.late(stamp_ns, self._episode, measured, command)
         else:
-            self._commander.play(stamp_ns, *due)
+            chunk, index = due
+            rows = self.buffer.played(chunk)
+            following = self.buffer.peek()
+            self._commander.play(stamp_ns, chunk, index, rows, following, measured, command)
         self._request_in_time(deadline_ns)
+
+    def _stale(self, stamp_ns: int, stale: str, beyond_ns: int, command: int) -> None:
+        """Hold while a stream is silent; stop when it has been for too long."""
+        self._counters.refused += 1
+        self._counters.stale_ticks += 1
+        self._counters.reason = stale
+        self.buffer.reset()
+        self._commander.hold(stamp_ns, self._episode, command=command)
+        safety = self._contract.safety
+        if beyond_ns <= safety.stop_after_s * 1e9:
+            return
+        if safety.resume_after_stale:
+            self._commander.finish()
+            self._wait_for_newer()
+        else:
+            self._latch.halt(stale)
 
     def _request_in_time(self, deadline_ns: int) -> None:
         """Ask for the chunk after the last planned row once its observation is due soon."""
@@ -177,7 +261,7 @@ class WallDriver:
         if ended is None or self.state is not State.RUNNING:
             return
         stamp_ns, receive_ns = ended
-        if stamp_ns < self._episode_stamp_ns:
+        if stamp_ns < self._t0_ns + self._offset_ns:
             return  # of an episode that is over here already
         # The final observation comes with the outcome, the first of the next episode a period
         # later. The command stamped s is executed at the robot's next grid time at the earliest,
@@ -185,6 +269,7 @@ class WallDriver:
         # unless the command was executed late. Then the time of receipt tells.
         period_ns = self._contract.period_ns
         stamp_ns += round((1.5 - self._contract.phase) * period_ns)
+        self._commander.finish()
         self._wait_for_newer(stamp_ns, receive_ns + period_ns // 2)
 
     def _wait_for_newer(self, stamp_ns: int = -1, receive_ns: int | None = None) -> None:
@@ -199,6 +284,13 @@ class WallDriver:
         newer = self.latest.all_newer(*self._newer_than)
         if first is None or stale or self.prefetch.busy or not newer:
             return self._poll()
+        measured = self.latest.measured()
+        if measured is None:
+            self._counters.reason = 'a message that says where the robot is cannot be used'
+            return self._poll()
+        self._commander.start(measured, self._soft)
+        self._soft = False
+        self._fit_lead()
         self._offset_ns = self._ros_now_ns() - now_ns
         period_ns = self._contract.period_ns
         t0_ns = first.receive_ns + round(self._contract.phase * period_ns)
@@ -208,10 +300,23 @@ class WallDriver:
         self.state = State.RUNNING
         self._episode += 1
         self._counters.episodes += 1
-        self._episode_stamp_ns = t0_ns + self._offset_ns
+        self._t0_ns, self._ticks = t0_ns, -1
         self._counters.reason = ''
         self._request(t0_ns)
         return NextCall(t0_ns)
+
+    def _fit_lead(self) -> None:
+        """Change the lead, which an episode keeps, to what is asked for or what planning takes."""
+        commander = self._commander
+        if commander.tuning is not None:
+            lead_s = commander.tuning.take().lead_s
+            if lead_s is not None and lead_s != self._tuned_lead_s:
+                self._tuned_lead_s = lead_s
+                commander.lead_ns = round(lead_s * 1e9)
+        if self._adaptive_lead:
+            chunk_ns = self._planner.policy.info.action_chunk_size * self._contract.period_ns
+            latencies = self.prefetch.latencies_ns
+            commander.lead_ns = adapted_lead_ns(latencies, commander.lead_ns, chunk_ns)
 
     def _poll(self) -> NextCall:
         after_ns = self._contract.period_ns // _POLLS_PER_PERIOD

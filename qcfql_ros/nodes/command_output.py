@@ -7,12 +7,13 @@ import time
 from array import array
 from typing import Any
 
+import numpy as np
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
 from qcfql_ros.contract.chunk_record import ChunkRecord, chunk_message
-from qcfql_ros.contract.encode import Encoder, command_values
+from qcfql_ros.contract.encode import Encoded, Encoder
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import StepRecord, set_stamp, step_fields, vector_message
 from qcfql_ros.contract.schema import Contract
@@ -30,7 +31,7 @@ class CommandOutput:
     def __init__(self, node: Node, contract: Contract, pacing: str) -> None:
         self._node = node
         self._contract = contract
-        self._encoder = Encoder(contract)
+        self._encoder = Encoder(contract, 1 if pacing == 'lockstep' else None)
         qos = command_qos(pacing)
         self._commands = {
             command.topic: node.create_publisher(
@@ -51,10 +52,22 @@ class CommandOutput:
         """Whether somebody listens on every command topic."""
         return all(p.get_subscription_count() > 0 for p in self._commands.values())
 
-    def publish(self, record: StepRecord) -> None:
-        """Send one tick: all commands, then the record of it. All are made before one is sent."""
-        row = command_values(self._contract, record.action)
-        commands = self._encoder.commands(row, record.stamp_ns)
+    def command(self, values: np.ndarray, stamp_ns: int) -> None:
+        """Send (action_dim,) command values; all messages are made before one is sent."""
+        self._send(self._encoder.commands(values, stamp_ns))
+
+    def trajectory(self, values: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
+        """Send (k, action_dim) command values and velocities on the topics sent once a chunk."""
+        self._send(self._encoder.trajectory(values, velocities, stamp_ns))
+
+    def rest(self, values: np.ndarray, stamp_ns: int) -> None:
+        """Send (action_dim,) command values that hold the robot on every command topic."""
+        made = self._encoder.commands(values, stamp_ns)
+        # Of a whole chunk, whatever the clocks say: now.
+        self._send(made + self._encoder.rest(values))
+
+    def record(self, record: StepRecord) -> None:
+        """Send the record of a tick."""
         names, values = step_fields(record, self._contract)
         message = self._step_message
         if message is None:
@@ -62,18 +75,20 @@ class CommandOutput:
         # An array of doubles passes the setter's type check at once, a list number by number.
         message.position = array('d', values)
         set_stamp(message, record.stamp_ns)
-        for topic, _, command in commands:
-            self._commands[topic].publish(command)
         self._step.publish(message)
+
+    def announce(self, record: ChunkRecord) -> None:
+        """Send the record of a chunk."""
+        self._chunk.publish(chunk_message(record, self._contract))
 
     def send(self, messages: list[tuple[str, Any]]) -> None:
         """Send ready messages, (topic, message)."""
         for topic, message in messages:
             self._commands[topic].publish(message)
 
-    def announce(self, record: ChunkRecord) -> None:
-        """Send the record of a chunk."""
-        self._chunk.publish(chunk_message(record, self._contract))
+    def _send(self, messages: Encoded) -> None:
+        for topic, _, message in messages:
+            self._commands[topic].publish(message)
 
     def close(self) -> None:
         """Take the publishers away, once everybody has got what was sent, or after 0.5 s.

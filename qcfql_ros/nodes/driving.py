@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -25,8 +26,6 @@ from qcfql_ros.nodes.sensing import Sensing
 from qcfql_ros.nodes.weights import WEIGHTS_QOS
 
 STOP_WITHIN_S = 1.0
-HUNG_NS = 500_000_000
-HUNG_PERIODS = 5
 QUIET = SubscriptionEventCallbacks(use_default_callbacks=False)
 
 
@@ -34,14 +33,6 @@ class _BeatingDriver(WallDriver):
     """Says with each call of the control thread that this thread lives, and what it does."""
 
     beat: Callable[[str], None]
-
-    def supervise(self) -> str:
-        """Return which thread hangs, or ''."""
-        begun_ns = self.executor.last_begin_ns
-        silent_ns = self._clock.now_ns() - begun_ns
-        if begun_ns and silent_ns > max(HUNG_NS, HUNG_PERIODS * self._contract.period_ns):
-            return f'the control thread hangs: its last tick began {silent_ns * 1e-9:.2f} s ago'
-        return ''
 
     def tick(self, deadline_ns: int) -> NextCall | None:
         holds = self._counters.holds
@@ -90,8 +81,7 @@ class Driving:
         self._fence = Fence(self.output, contract)
         commander = Commander(
             contract,
-            self._fence.publish,
-            self._fence.announce,
+            self._fence,
             setup.counters,
             not self.on_the_wall,
             round(lead_s * 1e9),
@@ -124,7 +114,7 @@ class Driving:
     def supervise(self) -> str:
         """Return which thread died or hangs, or ''; called about ten times a second."""
         if isinstance(self.driver, _BeatingDriver):
-            return self.driver.supervise()
+            return self.driver.supervise(time.monotonic_ns())
         self._beat(HALTED if self._setup.latch.halted else RUNNING)
         return ''
 

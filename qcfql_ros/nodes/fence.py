@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from qcfql_ros.contract.encode import command_values
 from qcfql_ros.contract.named_vector import StepRecord
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.nodes.command_output import CommandOutput
@@ -30,7 +29,6 @@ class Fence:
 
     def __init__(self, output: CommandOutput, contract: Contract) -> None:
         self._output = output
-        self._contract = contract
         self._period_ns = contract.period_ns
         self._whole = [
             field.action for c in contract.action.commands if c.whole_chunk for field in c.fields
@@ -41,13 +39,36 @@ class Fence:
         self.is_shut = False
         self.sent = False
 
-    def publish(self, record: StepRecord) -> None:
-        """Send one tick: its commands and its record."""
+    def command(self, values: np.ndarray, stamp_ns: int) -> None:
+        """Send the commands of one command time."""
         with self._lock:
             if not self.is_shut:
                 self.sent = True
-                self._values[:] = command_values(self._contract, record.action)
-                self._output.publish(record)
+                self._values[:] = values
+                self._output.command(values, stamp_ns)
+
+    def trajectory(self, values: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
+        """Send the commands of a whole chunk."""
+        with self._lock:
+            if not self.is_shut:
+                self.sent = True
+                self._chunk = (stamp_ns, values.copy())
+                self._output.trajectory(values, velocities, stamp_ns)
+
+    def rest(self, values: np.ndarray, stamp_ns: int) -> None:
+        """Send the safe command."""
+        with self._lock:
+            if not self.is_shut:
+                self.sent = True
+                self._values[:] = values
+                self._chunk = None
+                self._output.rest(values, stamp_ns)
+
+    def record(self, record: StepRecord) -> None:
+        """Send the record of a tick."""
+        with self._lock:
+            if not self.is_shut:
+                self._output.record(record)
 
     def announce(self, record: Any) -> None:
         """Send the record of a chunk."""
