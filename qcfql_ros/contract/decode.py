@@ -16,6 +16,7 @@ import numpy as np
 
 from qcfql_ros.contract import topics
 from qcfql_ros.contract.malformed import refuses_malformed
+from qcfql_ros.contract.previous import NoRow, first_row
 from qcfql_ros.contract.schema import Contract, Entry, Stream
 from qcfql_ros.errors import ContractError, MessageError, nearest
 
@@ -48,8 +49,13 @@ class Decoder:
         self._streams: dict[str, _StreamDecoder] = {}
         places: dict[str, list[int]] = {name: [] for name in contract.streams}
         position = 0
+        self._previous: list[tuple[slice, list[int]]] = []
         for entry in contract.state:
-            places[entry.stream] += range(position, position + entry.size)
+            if entry.is_previous:
+                numbers = [contract.action.names.index(name) for name in entry.names]
+                self._previous.append((slice(position, position + entry.size), numbers))
+            else:
+                places[entry.stream] += range(position, position + entry.size)
             position += entry.size
         self._places = {name: np.array(p, dtype=np.intp) for name, p in places.items()}
         for name, stream in contract.streams.items():
@@ -82,20 +88,36 @@ class Decoder:
         """
         return self.decode_message(stream, deserialize(data, self.contract.streams[stream].type))
 
-    def observation(self, values_by_stream: Mapping[str, np.ndarray]) -> np.ndarray:
+    def observation(
+        self,
+        values_by_stream: Mapping[str, np.ndarray],
+        previous: np.ndarray | NoRow | None = None,
+    ) -> np.ndarray:
         """Return ``observation.state``, (state_dim,) float32.
 
         Args:
             values_by_stream: `DecodedMessage.values` of every stream of the contract.
+            previous: (action_dim,) float32, the action row executed before, or `NO_ROW`; not
+                needed where the contract does not want it.
 
         Raises:
-            ContractError: a stream is missing; it is never filled in.
+            ContractError: a stream is missing, or `previous`; it is never filled in.
         """
         state = np.empty(self.contract.state_dim, dtype=np.float32)
         for name, places in self._places.items():
             if name not in values_by_stream:
                 raise ContractError(f'{self.contract.file}: no message of stream {name!r}')
             state[places] = values_by_stream[name]
+        if self._previous:
+            if previous is None:
+                raise ContractError(
+                    f'{self.contract.file}: observation.state has the previous action, which is '
+                    'not known here'
+                )
+            if isinstance(previous, NoRow):
+                previous = first_row(self.contract, values_by_stream)
+            for part, numbers in self._previous:
+                state[part] = previous[numbers]
         return state
 
 

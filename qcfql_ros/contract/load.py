@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcfql_ros.contract import topics
-from qcfql_ros.contract.load_action import read_action, read_topic
+from qcfql_ros.contract.load_action import action_names, read_action, read_topic
 from qcfql_ros.contract.load_safety import read_on_stop, read_safety
 from qcfql_ros.contract.schema import Contract, Entry, OutcomeRule, Stream
 from qcfql_ros.contract.section import Section, read_yaml
@@ -51,7 +51,7 @@ def load_contract(path_or_name: str | Path) -> Contract:
     )
     rate_hz = control.number('rate_hz', low=0.1, high=1000.0)
     streams = _streams(top)
-    state, images = _features(top, streams)
+    state, images = _features(top, streams, action_names(top))
     action = read_action(top, streams, state)
     safety = read_safety(top, action, streams, state, 1.0 / rate_hz)
     contract = Contract(
@@ -143,7 +143,7 @@ def _streams(top: Section) -> dict[str, Stream]:
 
 
 def _features(
-    top: Section, streams: dict[str, Stream]
+    top: Section, streams: dict[str, Stream], actions: tuple[str, ...]
 ) -> tuple[tuple[Entry, ...], dict[str, Stream]]:
     data = top.data['features']
     if not isinstance(data, dict):
@@ -151,9 +151,11 @@ def _features(
     images = tuple(k for k in data if str(k).startswith(_IMAGES) and len(str(k)) > len(_IMAGES))
     table = top.section('features', ('observation.state',), images)
     entries = tuple(
-        _entry(section, streams)
+        _entry(section, streams, actions)
         for section in table.sections(
-            'observation.state', ('stream', 'field'), ('names', 'as', 'offset', 'scale')
+            'observation.state',
+            (),
+            ('stream', 'field', 'names', 'as', 'offset', 'scale', 'previous'),
         )
     )
     unread = set(streams) - {entry.stream for entry in entries}
@@ -170,7 +172,27 @@ def _features(
     return entries, cameras
 
 
-def _entry(section: Section, streams: dict[str, Stream]) -> Entry:
+def _previous(section: Section, actions: tuple[str, ...]) -> Entry:
+    section.choice('previous', ('action',))
+    for key in ('field', 'as', 'offset', 'scale'):
+        if key in section:
+            raise section.error(key, 'nothing: the previous action is in the units of the row')
+    names = section.names('names') or actions
+    for name in names:
+        if name not in actions:
+            raise section.error('names', f'some of {", ".join(actions)}{nearest(name, actions)}')
+    nothing = (0.0,) * len(names)
+    return Entry('', 'previous', names, 'plain', nothing, (1.0,) * len(names))
+
+
+def _entry(section: Section, streams: dict[str, Stream], actions: tuple[str, ...]) -> Entry:
+    if 'previous' in section and 'stream' not in section:
+        return _previous(section, actions)
+    for key in ('stream', 'field'):
+        if key not in section:
+            raise section.error(key, 'a stream and its field, or {previous: action}')
+    if 'previous' in section:
+        raise section.error('previous', 'nothing beside a stream: an entry of its own')
     stream = section.choice('stream', streams)
     fields = SENSOR_FIELDS[streams[stream].type]
     field = section.choice('field', fields)

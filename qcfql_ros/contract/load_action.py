@@ -45,6 +45,15 @@ def read_topic(section: Section, key: str = 'topic') -> str:
     return topic
 
 
+def action_names(top: Section) -> tuple[str, ...]:
+    """Return the names of the numbers of an action row."""
+    return _section(top).names('names')
+
+
+def _section(top: Section) -> Section:
+    return top.section('action', ('names', 'commands'), ('low', 'high', 'hold'))
+
+
 def read_action(top: Section, streams: dict[str, Stream], state: tuple[Entry, ...]) -> Action:
     """Return the action row and its commands.
 
@@ -56,7 +65,7 @@ def read_action(top: Section, streams: dict[str, Stream], state: tuple[Entry, ..
     Raises:
         ContractError: something is wrong; names the place.
     """
-    section = top.section('action', ('names', 'commands'), ('low', 'high', 'hold'))
+    section = _section(top)
     names = section.names('names')
     low = section.numbers('low', len(names), -1.0)
     high = section.numbers('high', len(names), 1.0)
@@ -188,6 +197,8 @@ def _measured(joint: str, streams: dict[str, Stream], state: tuple[Entry, ...]) 
     """Return where the position of `joint` is measured first, None if nowhere."""
     places = dict.fromkeys(streams, 0)
     for entry in state:
+        if entry.is_previous:
+            continue
         begin = places[entry.stream]
         places[entry.stream] += entry.size
         if streams[entry.stream].type != topics.JOINT_STATE or entry.field != 'position':

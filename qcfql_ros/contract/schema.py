@@ -40,11 +40,12 @@ class Stream:
 class Entry:
     """Numbers that one field of a stream adds to ``observation.state``.
 
-    A number is ``(raw + offset) * scale``, in float64.
+    A number is ``(raw + offset) * scale``, in float64. An entry without a stream has numbers of
+    the action row that was executed before, named by `names`.
 
     Attributes:
-        stream: name of the stream.
-        field: field of the message.
+        stream: name of the stream; empty for the previous action.
+        field: field of the message; ``previous`` for the previous action.
         names: joint names, or components of a vector field; in the order wanted.
         form: ``plain``, or for an orientation ``wxyz``, ``xyzw`` or ``cos_sin_yaw``.
         offset: one number for each output.
@@ -64,8 +65,15 @@ class Entry:
         return len(self.scale)
 
     @property
+    def is_previous(self) -> bool:
+        """Whether it is the action executed before, and no part of a stream."""
+        return not self.stream
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """A name for each number, for logs and data sets."""
+        if self.is_previous:
+            return tuple(f'previous.{name}' for name in self.names)
         parts = {'wxyz': 'wxyz', 'xyzw': 'xyzw', 'cos_sin_yaw': ('cos_yaw', 'sin_yaw')}
         return tuple(f'{self.stream}.{self.field}.{n}' for n in parts.get(self.form, self.names))
 
@@ -291,6 +299,11 @@ class Contract:
         """A name for each number of ``observation.state``."""
         return tuple(name for entry in self.state for name in entry.output_names)
 
+    @cached_property
+    def wants_previous(self) -> bool:
+        """Whether the action executed before is part of ``observation.state``."""
+        return any(entry.is_previous for entry in self.state)
+
     @property
     def action_dim(self) -> int:
         """Numbers in an action row."""
@@ -310,7 +323,7 @@ class Contract:
         What came to the format later is there only where it is not the default, so that hashes
         from before it stay true.
         """
-        meaning = {
+        meaning: dict[str, object] = {
             'contract': 1,
             'control': [
                 self.period_ns,
@@ -348,6 +361,9 @@ class Contract:
                 self.outcome.failure_reward,
             ],
         }
+        if self.wants_previous:  # the hold row stands for the previous one where there was none
+            hold = [None if math.isnan(number) else number for number in self.action.hold]
+            meaning['hold'] = hold
         text = json.dumps(meaning, sort_keys=True, separators=(',', ':'), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

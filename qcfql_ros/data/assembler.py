@@ -8,6 +8,8 @@ The clock is ``policy/step``. For the step stamped s, with period p::
     action             the step's own, as executed
     reward and ends    the outcome stamped s
     next observation   the observation rule at s + p
+    previous action    where the contract has it in the observation: the row of the step stamped
+                       s - n p, n from `previous_ticks`, of the same episode
 
 A step is given out when all of these are decided. It is dropped, and the segment cut there, when
 one cannot come any more: a later message of that topic is here, or the sequence has gone on for
@@ -27,6 +29,7 @@ import numpy as np
 from qcfql_ros.contract.chunk_record import ChunkRecord, decode_chunk
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.named_vector import Outcome, StepRecord, decode_outcome, decode_step
+from qcfql_ros.contract.previous import NO_ROW, previous_ticks
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import (
     CHUNK_TOPIC,
@@ -76,6 +79,8 @@ class _Store:
     chunks: dict[int, ChunkRecord] = field(default_factory=dict)
     pending: deque[_Pending] = field(default_factory=deque)
     last_step_ns: int | None = None
+    first_step_ns: int | None = None
+    executed: dict[int, StepRecord] = field(default_factory=dict)  # for the previous action
 
     def clear(self) -> None:
         for stream in self.streams.values():
@@ -83,7 +88,8 @@ class _Store:
         self.outcomes.clear()
         self.chunks.clear()
         self.pending.clear()
-        self.last_outcome_ns = self.last_step_ns = None
+        self.executed.clear()
+        self.last_outcome_ns = self.last_step_ns = self.first_step_ns = None
 
 
 class Assembler:
@@ -111,7 +117,7 @@ class Assembler:
         self._store = _Store({name: StreamBuffer(self._tolerance_ns) for name in contract.streams})
         self._last: _Tick | None = None  # the step that the open segment ends with so far
         self._now_ns: int | None = None
-        self._built: tuple[tuple[int, ...], np.ndarray] | None = None
+        self._built: tuple[dict[str, int], np.ndarray] | None = None
         self._stream_of = {absolute(s.topic, namespace): s for s in contract.streams.values()}
         self._outcome_topic = absolute(contract.outcome.topic, namespace)
         self._step_topic = absolute(STEP_TOPIC, namespace)
@@ -179,6 +185,10 @@ class Assembler:
                 self.counters['duplicate'] += 1
                 return
             store.last_step_ns = record.stamp_ns
+            if store.first_step_ns is None:
+                store.first_step_ns = record.stamp_ns
+            if self.contract.wants_previous:
+                store.executed[record.stamp_ns] = record
             store.pending.append(_Pending(record, receive_ns))
         elif topic == self._chunk_topic:
             chunk = decode_chunk(self._read(data, JOINT_TRAJECTORY), self.contract)
@@ -260,6 +270,11 @@ class Assembler:
             return 'halt'
         if record.source not in _SOURCES:
             return 'bad_step'
+        if self.contract.wants_previous:
+            assert store.first_step_ns is not None
+            if self._previous_ns(record, stamp_ns) < store.first_step_ns:
+                return 'unknown_previous'  # what was executed before is not in this sequence
+        before = self._previous(record, stamp_ns)
         if stamp_ns not in store.outcomes:
             later = store.last_outcome_ns is not None and store.last_outcome_ns > stamp_ns
             return 'missing_outcome' if decided or later else _WAIT
@@ -284,11 +299,28 @@ class Assembler:
                 return _WAIT
             if chunk is None or chunk.chunk != record.chunk:
                 self.counters['missing_chunk'] += 1
-            elif chunk.observation_stamps and chunk.observation_stamps != _stamps(picked):
+            elif chunk.observation_stamps and chunk.observation_stamps != _stamps(picked, before):
                 return 'observation_mismatch'
             else:
                 planned = chunk.actions
-        return _Tick(record, outcome, self._observation(picked), self._observation(after), planned)
+        return _Tick(
+            record,
+            outcome,
+            self._observation(picked, before),
+            self._observation(after, self._previous(record, stamp_ns + self.contract.period_ns)),
+            planned,
+        )
+
+    def _previous_ns(self, record: StepRecord, stamp_ns: int) -> int:
+        ticks = previous_ticks(self.contract, record.lead_ns, record.lockstep)
+        return stamp_ns - ticks * self.contract.period_ns
+
+    def _previous(self, record: StepRecord, stamp_ns: int) -> StepRecord | None:
+        """Return the step whose row an observation at `stamp_ns` has, None for none."""
+        if not self.contract.wants_previous:
+            return None
+        found = self._store.executed.get(self._previous_ns(record, stamp_ns))
+        return found if found is not None and found.episode == record.episode else None
 
     def _pick(
         self, record: StepRecord, stamp_ns: int, decided: bool
@@ -305,12 +337,15 @@ class Assembler:
             picked[name] = found
         return picked
 
-    def _observation(self, picked: dict[str, tuple[int, np.ndarray]]) -> np.ndarray:
+    def _observation(
+        self, picked: dict[str, tuple[int, np.ndarray]], before: StepRecord | None
+    ) -> np.ndarray:
         # The next observation of one step is the observation of the next: build it once.
-        key = tuple(stamp_ns for stamp_ns, _ in picked.values())
+        key = _stamps(picked, before)
         if self._built is None or self._built[0] != key:
             values = {name: entry[1] for name, entry in picked.items()}
-            state = self._decoder.observation(values)
+            previous = NO_ROW if before is None else before.action
+            state = self._decoder.observation(values, previous)
             state.setflags(write=False)
             self._built = (key, state)
         return self._built[1]
@@ -369,6 +404,10 @@ class Assembler:
             del store.outcomes[stamp_ns]
         for stamp_ns in [s for s in store.chunks if s <= record.stamp_ns]:
             del store.chunks[stamp_ns]
+        if self.contract.wants_previous:
+            oldest_ns = self._previous_ns(record, record.stamp_ns)
+            for stamp_ns in [s for s in store.executed if s <= oldest_ns]:
+                del store.executed[stamp_ns]
         # On the wall clock a lead may grow from one episode to the next.
         margin_ns = 0 if record.lockstep else record.lead_ns + self._lateness_ns
         for buffer in store.streams.values():
@@ -392,5 +431,9 @@ def _follows(last: _Tick, tick: _Tick, period_ns: int) -> bool:
     )
 
 
-def _stamps(picked: dict[str, tuple[int, np.ndarray]]) -> dict[str, int]:
-    return {name: entry[0] for name, entry in picked.items()}
+def _stamps(
+    picked: dict[str, tuple[int, np.ndarray]], before: StepRecord | None
+) -> dict[str, int]:
+    """Return what a chunk announces of its observation."""
+    stamps = {name: entry[0] for name, entry in picked.items()}
+    return stamps if before is None else {**stamps, STEP_TOPIC: before.stamp_ns}
