@@ -85,11 +85,19 @@ class HaltLatch:
         """Whether it is latched; cheap, read every tick."""
         return self._halted.is_set()
 
-    def halt(self, reason: str) -> None:
-        """Latch. The flag is set before the disk is touched, which may be slow."""
-        self._halted.set()
+    def halt(self, reason: str, wait: bool = True) -> None:
+        """Latch. The flag is set before the disk is touched, which may be slow.
+
+        Args:
+            reason: for people.
+            wait: until it is on disk; False leaves that to a thread, for the control thread.
+        """
         self.reason = reason
-        self._write()
+        self._halted.set()
+        if wait:
+            self._write()
+        else:
+            threading.Thread(target=self._write, name='halt', daemon=True).start()
 
     def resume(self) -> None:
         """Release."""
@@ -117,8 +125,8 @@ class HaltLatch:
     def _write(self) -> None:
         if self.file is None:
             return
-        state = {'halted': self.halted, 'driving': self._driving, 'reason': self.reason}
         with self._lock:
+            state = {'halted': self.halted, 'driving': self._driving, 'reason': self.reason}
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 temporary = self.file.with_suffix('.tmp')

@@ -82,7 +82,9 @@ class WallDriver:
         self._clock = clock or MonotonicClock()
         self.latest = LatestMessages(contract)
         self.buffer = ChunkBuffer(execution_horizon)
-        self.prefetch = Prefetch(planner, self.latest, self.buffer, counters, self._clock)
+        self.prefetch = Prefetch(
+            planner, self.latest, self.buffer, counters, self._clock, commander.executed
+        )
         self._commands = commander.commands
         self._command_ns = contract.period_ns // self._commands
         self.executor = TimedExecutor(self._command_ns, self.tick, self._clock)
@@ -234,7 +236,7 @@ class WallDriver:
             self._commander.finish()
             self._wait_for_newer()
         else:
-            self._latch.halt(stale)
+            self._latch.halt(stale, wait=False)
 
     def _request_in_time(self, deadline_ns: int) -> None:
         """Ask for the chunk after the last planned row once its observation is due soon."""
@@ -251,6 +253,7 @@ class WallDriver:
             ChunkRequest(
                 take_at_ns=take_at_ns,
                 until_ns=take_at_ns + self._offset_ns,
+                lead_ns=self._commander.lead_ns,
                 episode=self._episode,
                 epoch=self.buffer.epoch,
             )

@@ -125,6 +125,8 @@ class Driving:
             self.driver.stop()
         except BaseException:
             self._send_safe_command()
+            if isinstance(self.driver, WallDriver):
+                self.driver.executor.stop(STOP_WITHIN_S)
             self._end()
             raise
         self._end()

@@ -20,6 +20,7 @@ from qcfql_ros.control.watchdog import INACTIVE
 from qcfql_ros.errors import NotReadyError, QcfqlError, SupervisionError
 from qcfql_ros.nodes.driving import Driving
 from qcfql_ros.nodes.heartbeat import HEARTBEAT_QOS, Heartbeat
+from qcfql_ros.nodes.lifecycle import refuse_wrong_transitions
 from qcfql_ros.nodes.policy_diagnostics import PolicyDiagnostics
 from qcfql_ros.nodes.policy_setup import Setup, set_up
 from qcfql_ros.nodes.process import Stop, run_node
@@ -38,8 +39,9 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, stop: Stop) -> None:
         super().__init__('policy')
+        refuse_wrong_transitions(self)
         self._stop = stop
-        self._parameters = declare_parameters(self, POLICY_NODE)
+        self._values = declare_parameters(self, POLICY_NODE)
         self._failure: BaseException | None = None
         self._setup: Setup | None = None
         self._configured = False
@@ -58,7 +60,7 @@ class PolicyNode(LifecycleNode):
         # Best effort hears publishers of either kind.
         self.create_subscription(Bool, HALT_TOPIC, self._on_halt_topic, qos_profile_sensor_data)
         self.create_subscription(Header, WATCHDOG_TOPIC, self._on_watchdog, HEARTBEAT_QOS)
-        if self._parameters.autostart:
+        if self._values.autostart:
             self.trigger_configure()
             if self._failure is not None:
                 raise self._failure
@@ -127,28 +129,28 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         log = self.get_logger()
-        setup = set_up(self._parameters, self.get_namespace(), self._setup, log.error)
+        setup = set_up(self._values, self.get_namespace(), self._setup, log.error)
         self._setup = setup
         self._diagnostics.configured(
             setup.contract, setup.planner, setup.gate, setup.latch, setup.counters
         )
-        if self._parameters.pacing == 'wall':
+        if self._values.pacing == 'wall':
             self._listen()
         self._configured = True
         contract, policy = setup.contract, setup.planner.policy
         log.info(
             f'contract {contract.name} ({contract.hash[:12]}), policy version '
             f'{policy.info.version} ({policy.digest[:12]}) on {setup.device}, '
-            f'{self._parameters.pacing}'
+            f'{self._values.pacing}'
         )
 
     def _listen(self) -> None:
-        setup, pacing = self._setup, self._parameters.pacing
+        setup, pacing = self._setup, self._values.pacing
         self._sensing = Sensing(self, setup.contract, setup.counters, pacing)
 
     def _require_ready(self) -> None:
         """Raise NotReadyError naming what driving needs and is not there (wall pacing)."""
-        if self._parameters.pacing == 'lockstep':
+        if self._values.pacing == 'lockstep':
             return
         self._sensing.require_fresh()
         if self._wants_watchdog() and not self._watchdog_heard():
@@ -170,8 +172,8 @@ class PolicyNode(LifecycleNode):
             self._setup,
             self._sensing,
             self._heartbeat,
-            self._parameters.pacing,
-            self._parameters.lead_s,
+            self._values.pacing,
+            self._values.lead_s,
             self._on_died,
         )
         self._waiting = self._diagnostics.last_error = ''
@@ -183,7 +185,7 @@ class PolicyNode(LifecycleNode):
         if driving is None:
             return
         self.destroy_timer(self._connecting)
-        if self._parameters.pacing == 'lockstep':
+        if self._values.pacing == 'lockstep':
             self._deafen()
         if self._died:
             driving.abandon()

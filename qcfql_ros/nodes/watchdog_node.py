@@ -63,7 +63,7 @@ class WatchdogNode(Node):
         self._heartbeat = Heartbeat(self)
         self._diagnostics = Diagnostics(self, 'watchdog')
         quiet = PublisherEventCallbacks(use_default_callbacks=False)
-        self._publishers = {
+        self._outs = {
             c.topic: self.create_publisher(
                 message_class(c.type), c.topic, command_qos('wall'), event_callbacks=quiet
             )
@@ -130,7 +130,7 @@ class WatchdogNode(Node):
         stamp_ns = self.get_clock().now().nanoseconds
         messages, unknown = self._safe.messages(self._values, stamp_ns)
         for topic, message in messages:
-            self._publishers[topic].publish(message)
+            self._outs[topic].publish(message)
         if time.monotonic_ns() >= self._until_ns:
             self._repeat.cancel()
         return unknown
