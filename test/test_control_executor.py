@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcfql_ros.control.clock import FakeClock
-from qcfql_ros.control.executor import NextCall, OversleepQuantile, TimedExecutor
+from qcfql_ros.control.executor import NextCall, Nothing, OversleepQuantile, TimedExecutor
 from qcfql_ros.control.histogram import Histogram
 
 MS = 1_000_000
@@ -168,7 +168,7 @@ def test_the_end_of_a_tick_is_counted_against_its_deadline_and_its_begin_can_be_
 def test_what_is_done_between_ticks_is_told_how_long_it_has():
     told = []
 
-    class Noted:
+    class Noted(Nothing):
         def between_ticks(self, left_ns, paced):
             told.append((round(left_ns / MS), paced))
 
@@ -180,7 +180,7 @@ def test_what_is_done_between_ticks_is_told_how_long_it_has():
             executor.stop()
         return NextCall(25 * MS, paced=False) if deadline_ns == 20 * MS else None
 
-    executor = TimedExecutor(PERIOD, tick, clock, slack=Noted())
+    executor = TimedExecutor(PERIOD, tick, clock, surroundings=Noted())
     executor.run(PERIOD)
     # 10 until 12; 20 until 22, then a poll at 25, which takes until 39: no slack before 35.
     assert told == [(8, True), (3, False)]
@@ -195,19 +195,28 @@ def test_stop_ends_a_long_sleep_at_once():
     assert executor.lateness.count == 0
 
 
-def test_the_thread_begins_with_what_it_is_given_and_dies_of_what_that_raises():
+def test_the_thread_enters_its_surroundings_and_leaves_them_when_it_dies():
     died = threading.Event()
-    names, errors = [], []
+    seen = []
 
-    def first():
-        names.append(threading.current_thread().name)
-        raise RuntimeError('no priority')
+    class Noted:
+        def __enter__(self):
+            seen.append(('enter', threading.current_thread().name))
 
-    executor = TimedExecutor(PERIOD, lambda deadline: None)
-    executor.start(0, lambda e: (errors.append(e), died.set()), on_thread_start=first)
+        def __exit__(self, *error):
+            seen.append(('exit', threading.current_thread().name))
+
+        def between_ticks(self, left_ns, paced):
+            seen.append('slack')
+
+    def tick(deadline_ns):
+        seen.append('tick')
+        raise RuntimeError('broken')
+
+    executor = TimedExecutor(PERIOD, tick, surroundings=Noted())
+    executor.start(0, lambda error: died.set())
     assert died.wait(5.0)
-    assert names == ['control']
-    assert str(errors[0]) == 'no priority'
+    assert seen == [('enter', 'control'), 'tick', ('exit', 'control')]
     executor.stop()
 
 

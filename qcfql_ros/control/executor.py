@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from qcfql_ros.control.clock import Clock, MonotonicClock
 from qcfql_ros.control.histogram import Histogram
@@ -42,11 +42,30 @@ class NextCall:
     paced: bool = True
 
 
-class Slack(Protocol):
-    """Work that is done between two ticks; see `interpreter.QuietInterpreter`."""
+class Surroundings(Protocol):
+    """What is around the ticks of a thread; `realtime.RealtimeThread` is one."""
+
+    def __enter__(self) -> object:
+        """Called in the thread that ticks, before anything else."""
+
+    def __exit__(self, *error: Any) -> None:
+        """Called in that thread when it ends."""
 
     def between_ticks(self, left_ns: int, paced: bool) -> None:
-        """Use at most a part of the `left_ns` before the next deadline."""
+        """Called after a tick; may use a part of the `left_ns` before the next deadline."""
+
+
+class Nothing:
+    """Surroundings of no consequence."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *error: Any) -> None:
+        """Do nothing."""
+
+    def between_ticks(self, left_ns: int, paced: bool) -> None:
+        """Do nothing."""
 
 
 class OversleepQuantile:
@@ -99,7 +118,7 @@ class TimedExecutor:
         spin_ns: busy wait before a deadline, at most a tenth of a period: trades processor time
             for what a sleep is late. Other Python threads stand still meanwhile. None measures
             how much is needed, at the start and from then on.
-        slack: called after each tick that leaves time before the next deadline.
+        surroundings: entered by the thread that ticks, and told of the time between ticks.
 
     Attributes:
         lateness: begin of ticks after their deadlines.
@@ -115,7 +134,7 @@ class TimedExecutor:
         tick: Callable[[int], NextCall | None],
         clock: Clock | None = None,
         spin_ns: int | None = 0,
-        slack: Slack | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         if period_ns <= 0:
             raise ValueError(f'period is {period_ns} ns, wanted > 0')
@@ -129,7 +148,7 @@ class TimedExecutor:
         most_ns = round(_SPIN_FRACTION * period_ns)
         self._oversleep = OversleepQuantile(most_ns) if spin_ns is None else None
         self._spin_ns = max(0, min(spin_ns or 0, most_ns))
-        self._slack = slack
+        self._surroundings: Surroundings = surroundings or Nothing()
         self._tick = tick
         self._stopped = False
         self._gate = threading.Lock()  # held while running: a sleep that `stop` ends at once
@@ -143,7 +162,12 @@ class TimedExecutor:
 
     def run(self, t0_ns: int, paced: bool = True) -> None:
         """Tick until `stop`; the first deadline is `t0_ns`."""
+        with self._surroundings:
+            self._run(t0_ns, paced)
+
+    def _run(self, t0_ns: int, paced: bool) -> None:
         now_ns, period_ns = self.clock.now_ns, self.period_ns
+        between_ticks = self._surroundings.between_ticks
         late_ns = _LATE_FRACTION * period_ns
         if self._oversleep is not None:
             self._oversleep.calibrate(self.clock, self._gate)
@@ -166,29 +190,14 @@ class TimedExecutor:
                 deadline, paced = deadline + period_ns, True
                 if end - deadline >= period_ns:
                     deadline += self._miss(end - deadline)
-            if self._slack is not None and deadline > end:
-                self._slack.between_ticks(deadline - end, paced)
+            if deadline > end:
+                between_ticks(deadline - end, paced)
 
-    def start(
-        self,
-        t0_ns: int,
-        died: Callable[[BaseException], None],
-        paced: bool = True,
-        on_thread_start: Callable[[], None] | None = None,
-    ) -> None:
-        """Run in a thread of its own.
-
-        Args:
-            t0_ns: the first deadline.
-            died: told what the thread died of.
-            paced: whether the first call is a tick.
-            on_thread_start: called first in that thread, to ask for its priority.
-        """
+    def start(self, t0_ns: int, died: Callable[[BaseException], None], paced: bool = True) -> None:
+        """Run in a thread of its own; `died` is told what it died of."""
 
         def body() -> None:
             try:
-                if on_thread_start is not None:
-                    on_thread_start()
                 self.run(t0_ns, paced)
             except BaseException as error:
                 died(error)

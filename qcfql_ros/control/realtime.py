@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcfql_ros.control.interpreter import QuietInterpreter
 from qcfql_ros.errors import ParameterError
 
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h
@@ -111,6 +112,36 @@ def obtain(wishes: RealtimeWishes) -> RealtimeReport:
             _lock_memory(wishes.lock_memory),
         )
     )
+
+
+class RealtimeThread:
+    """The surroundings of a control thread: its wishes, and an interpreter that lets it be.
+
+    Args:
+        wishes: see there.
+        warn: told each wish that was refused.
+
+    Attributes:
+        report: what was obtained; None before the thread began.
+        interpreter: counts the collections.
+    """
+
+    def __init__(self, wishes: RealtimeWishes, warn: Callable[[str], object]) -> None:
+        self._wishes = wishes
+        self._warn = warn
+        self.report: RealtimeReport | None = None
+        self.interpreter = QuietInterpreter()
+        self.between_ticks = self.interpreter.between_ticks
+
+    def __enter__(self) -> RealtimeThread:
+        self.report = obtain(self._wishes)
+        for grant in self.report.refused:
+            self._warn(str(grant))
+        self.interpreter.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.interpreter.__exit__(*error)
 
 
 def _not_available(wishes: RealtimeWishes) -> tuple[Grant, ...]:
