@@ -23,6 +23,7 @@ from qcfql_ros.contract.named_vector import StepRecord
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.chunk_buffer import PlannedChunk
 from qcfql_ros.control.counters import Counters
+from qcfql_ros.control.executed import ExecutedRows
 from qcfql_ros.control.measured import Measurement
 from qcfql_ros.control.output import Output
 from qcfql_ros.control.safety import Filtered, SafetyFilter
@@ -62,6 +63,7 @@ class Commander:
     Attributes:
         commands: in a tick.
         last_stamp_ns: of the last tick begun; None before the first.
+        executed: the rows that were recorded.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Commander:
         self._index = 0
         self._version = -1
         self._owner: int | None = None
+        self.executed = ExecutedRows(contract, lockstep)
 
     def start(self, measured: Measurement, soft: bool) -> None:
         """Take it that the robot rests at `measured`; `soft` after an activation or a resume."""
@@ -321,6 +324,7 @@ class Commander:
         return self._output
 
     def _record(self, tick: _Tick, row: np.ndarray, clipped: int) -> None:
+        self.executed.add(tick.stamp_ns, tick.episode, row)
         self._output_of_owner().record(
             StepRecord(
                 stamp_ns=tick.stamp_ns,

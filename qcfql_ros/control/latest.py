@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.previous import NoRow
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.measured import MeasuredReader, Measurement
 from qcfql_ros.errors import MessageError
@@ -88,10 +89,13 @@ class LatestMessages:
             values[name] = None if newest is None else newest.values
         return self._places.read(values)
 
-    def observe(self, until_ns: int) -> tuple[np.ndarray, dict[str, int]]:
+    def observe(
+        self, until_ns: int, previous: np.ndarray | NoRow | None = None
+    ) -> tuple[np.ndarray, dict[str, int]]:
         """Return the observation of (state_dim,) float32 at stamp `until_ns`, and its stamps.
 
-        Of each stream the last message stamped at or before `until_ns`.
+        Of each stream the last message stamped at or before `until_ns`; `previous` is the row
+        executed before, where the contract wants it.
 
         Raises:
             MessageError: a stream has none, or that message could not be used.
@@ -108,4 +112,4 @@ class LatestMessages:
                     f'stream {name!r}: the message at {chosen.stamp_ns} ns cannot be used'
                 )
             values[name], stamps[name] = chosen.values, chosen.stamp_ns
-        return self._decoder.observation(values), stamps
+        return self._decoder.observation(values, previous), stamps

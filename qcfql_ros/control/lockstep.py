@@ -203,8 +203,9 @@ class LockstepDriver:
             self._commander.play(stamp_ns, chunk, index, rows, measured=measured)
 
     def _plan(self, stamp_ns: int, values: Mapping[str, Any]) -> None:
-        observation = self._decoder.observation(values)
-        stamps = dict.fromkeys(self._contract.streams, stamp_ns)
+        previous, before = self._commander.executed.before(stamp_ns, self._episode)
+        observation = self._decoder.observation(values, previous)
+        stamps = dict.fromkeys(self._contract.streams, stamp_ns) | before
         epoch = self._buffer.epoch
         self._buffer.offer(self._planner.plan(observation, stamps, self._episode, epoch))
 

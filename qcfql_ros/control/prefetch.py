@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from qcfql_ros.control.chunk_buffer import ChunkBuffer
 from qcfql_ros.control.clock import Clock
 from qcfql_ros.control.counters import Counters
+from qcfql_ros.control.executed import ExecutedRows
 from qcfql_ros.control.latest import LatestMessages
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.errors import MessageError
@@ -26,12 +27,14 @@ class ChunkRequest:
     Attributes:
         take_at_ns: when the observation is taken, monotonic.
         until_ns: newest stamp that the observation may have, ROS time.
+        lead_ns: from then to the stamp of the chunk's first tick.
         episode: for which.
         epoch: of the chunk buffer.
     """
 
     take_at_ns: int
     until_ns: int
+    lead_ns: int
     episode: int
     epoch: int
 
@@ -54,12 +57,14 @@ class Prefetch:
         buffer: ChunkBuffer,
         counters: Counters,
         clock: Clock,
+        executed: ExecutedRows,
     ) -> None:
         self._planner = planner
         self._latest = latest
         self._buffer = buffer
         self._counters = counters
         self._clock = clock
+        self._executed = executed
         self._requests: queue.SimpleQueue[ChunkRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.busy = False
@@ -83,8 +88,12 @@ class Prefetch:
             if request.epoch != self._buffer.epoch:
                 return
             self.planning_since_ns = began_ns = self._clock.now_ns()
-            observation, stamps = self._latest.observe(request.until_ns)
-            chunk = self._planner.plan(observation, stamps, request.episode, request.epoch)
+            tick_ns, lead_ns = request.until_ns + request.lead_ns, request.lead_ns
+            previous, before = self._executed.before(tick_ns, request.episode, lead_ns)
+            observation, stamps = self._latest.observe(request.until_ns, previous)
+            chunk = self._planner.plan(
+                observation, stamps | before, request.episode, request.epoch
+            )
             self._buffer.offer(chunk)
             if self._warm:
                 self.latencies_ns.append(self._clock.now_ns() - began_ns)

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from qcfql_ros.contract.decode import Decoder, stamp_of
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import decode_outcome
+from qcfql_ros.contract.previous import NO_ROW
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import JOINT_STATE
 from qcfql_ros.control.counters import Counters
@@ -80,7 +81,7 @@ class Sensing:
                     f'{self._counters.reason}'
                 )
             values[stream.name] = newest.values
-        return self._decoder.observation(values)
+        return self._decoder.observation(values, NO_ROW)
 
     def attach(self, driver: LockstepDriver | WallDriver) -> None:
         """Hand everything to `driver`, what came last first (wall pacing)."""

@@ -12,6 +12,7 @@ import numpy as np
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract import Contract
 from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.previous import NO_ROW, NoRow
 from qcfql_ros.robots import Robot, episode_seed
 
 
@@ -33,15 +34,18 @@ def success_count(
     for episode in range(episodes):
         robot.reset(episode_seed(seed, episode))
         ended = success = False
+        previous: np.ndarray | NoRow = NO_ROW
         while not ended:
             messages = robot.sensors(1)
             values = {
                 name: decoder.decode_message(name, message).values
                 for name, message in messages.items()
             }
-            chunk = policy.plan(decoder.observation(values), int(seeds.integers(1 << 62)))
+            observation = decoder.observation(values, previous)
+            chunk = policy.plan(observation, int(seeds.integers(1 << 62)))
             for row in chunk:
                 result = robot.apply(row)
+                previous = row
                 ended, success = result.ended, result.success
                 if ended:
                     break
