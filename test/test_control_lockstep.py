@@ -21,15 +21,15 @@ VALUES = {'joint_states': np.zeros(4), 'goal': np.zeros(2)}
 class Rig:
     """A driver, and a robot made of calls."""
 
-    def __init__(self, connected=lambda: True):
+    def __init__(self, connected=lambda: True, contract=POINT):
         self.policy = CountingPolicy()
         self.sent = Sent()
         self.counters = Counters()
         self.latch = HaltLatch(None)
         self.planner = Planner(self.policy, 0, self.counters)
-        commander = Commander(POINT, self.sent, self.counters, lockstep=True)
+        commander = Commander(contract, self.sent, self.counters, lockstep=True)
         self.driver = LockstepDriver(
-            POINT, self.planner, commander, self.latch, self.counters, connected
+            contract, self.planner, commander, self.latch, self.counters, connected
         )
 
     def stamp(self, tick):

@@ -30,7 +30,7 @@ class WallRig:
     The robot sends its sensors every period from `robot_ns` on, stamped when they are sent.
     """
 
-    def __init__(self, robot_ns=7 * MS):
+    def __init__(self, robot_ns=7 * MS, contract=POINT, lead_ns=LEAD_NS):
         self.clock = FakeClock()
         self.sent = Sent()
         self.policy = CountingPolicy()
@@ -38,14 +38,14 @@ class WallRig:
         self.latch = HaltLatch(None)
         self.planner = Planner(self.policy, 0, self.counters)
         commander = Commander(
-            POINT,
+            contract,
             self.sent,
             self.counters,
             lockstep=False,
-            lead_ns=LEAD_NS,
+            lead_ns=lead_ns,
         )
         self.driver = WallDriver(
-            POINT,
+            contract,
             self.planner,
             commander,
             self.latch,

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from contract_examples import example
 from recorded_ticks import PERIOD, Ticks
+from test_control_lockstep import Rig
+from test_control_wall import MS, OFFSET_NS, WallRig
 
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.decode import Decoder
@@ -184,3 +186,75 @@ def test_a_chunk_planned_after_another_row_is_a_mismatch(make):
         steps, _, counters = play(make(), ticks)
         assert counters['dropped_observation_mismatch'] == dropped
         assert len(steps) == 1 - dropped
+
+
+def recorded(sent, sensor_stamps, ended=(), lockstep=True, lead_ns=0):
+    """Return the log of what a rig sent, each message at the time of its stamp."""
+    ticks = Ticks(lockstep=lockstep, lead_ns=lead_ns)
+    due = [(stamp, 0, lambda s=stamp: ticks.sensors(s, s % 997 * 1.0)) for stamp in sensor_stamps]
+    for record in sent.steps:
+        about = {'episode': record.episode, 'chunk': record.chunk, 'index': record.index}
+
+        def step(record=record, about=about):
+            ticks.step(record.stamp_ns, record.action, source=int(record.source), **about)
+            ticks.outcome(record.stamp_ns, terminated=record.stamp_ns in ended)
+            ticks.robot_episode += record.stamp_ns in ended
+
+        due.append((record.stamp_ns, 2, step))
+    for chunk in sent.chunks:
+        due.append(
+            (
+                chunk.stamp_ns,
+                1,
+                lambda c=chunk: ticks.chunk(c.stamp_ns, c.chunk, c.observation_stamps),
+            )
+        )
+    for at_ns, _, add in sorted(due, key=lambda one: one[:2]):
+        ticks.now_ns = max(ticks.now_ns, at_ns)
+        add()
+    return ticks
+
+
+def planned_and_learned(contract, policy, sent, ticks):
+    """Return the previous rows by stamp that the policy saw, and that the assembler gives."""
+    seen = {
+        chunk.stamp_ns: observation[2:4].tolist()
+        for chunk, observation in zip(sent.chunks, policy.observations, strict=False)
+    }
+    steps, _, counters = play(contract, ticks)
+    assert counters['dropped_observation_mismatch'] == 0
+    return seen, {step.stamp_ns: previous(step) for step in steps}
+
+
+def test_in_lockstep_the_policy_sees_what_is_learned_from(make):
+    contract = make()
+    rig = Rig(contract=contract)
+    rig.ticks(0, 6)
+    rig.sensors(6)
+    rig.outcome(6, ended=True)
+    rig.sensors(7)  # the final observation
+    rig.ticks(8, 14)
+    rig.sensors(14)
+    ticks = recorded(rig.sent, [rig.stamp(i) for i in range(15)], ended={rig.stamp(6)})
+    seen, learned = planned_and_learned(contract, rig.policy, rig.sent, ticks)
+    assert list(seen) == [rig.stamp(i) for i in (0, 4, 8, 12)]
+    assert [seen[rig.stamp(i)] for i in (0, 8)] == [[0.0, 0.0]] * 2  # episodes begin
+    assert seen[rig.stamp(4)] == seen[rig.stamp(12)] == pytest.approx([0.01, 0.03])
+    for tick in (4, 8, 12):
+        assert learned[rig.stamp(tick)] == seen[rig.stamp(tick)]
+
+
+@pytest.mark.parametrize('lead_ms', [10, 60, 110])
+def test_at_wall_pacing_the_policy_sees_what_is_learned_from(make, lead_ms):
+    contract = make()
+    rig = WallRig(contract=contract, lead_ns=lead_ms * MS)
+    rig.run_until(1_000 * MS)
+    stamps = range(7 * MS + OFFSET_NS, 1_000 * MS + OFFSET_NS, PERIOD)
+    ticks = recorded(rig.sent, stamps, lockstep=False, lead_ns=lead_ms * MS)
+    seen, learned = planned_and_learned(contract, rig.policy, rig.sent, ticks)
+    both = [stamp for stamp in seen if stamp in learned]
+    assert len(both) >= 3
+    # Rows are (0.01, index / 100); the chunk has 4 of them.
+    row = {10: 0.03, 60: 0.02, 110: 0.01}[lead_ms]
+    for stamp in both:
+        assert learned[stamp] == seen[stamp] == pytest.approx([0.01, row])
