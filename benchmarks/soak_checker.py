@@ -114,13 +114,14 @@ class Checker:
         self._period_ns = period_ns
         self._bounds = bounds
         self._paced = paced
-        self._tracks: dict[tuple[str, str], Track] = {}
+        self._tracks: dict[str, Track] = {}
         self._stamps: dict[str, int] = {}
         self._may_go_back: set[str] = set()
         self._sent: dict[str, deque[int]] = {topic: deque(maxlen=10) for topic in bounds}
-        self._recent: dict[str, deque[tuple[int, int]]] = {t: deque(maxlen=200) for t in bounds}
+        self._recent: dict[str, deque[tuple[int, int]]] = {t: deque(maxlen=1000) for t in bounds}
         self._halt_steps: deque[int] = deque(maxlen=20)
-        self._halting_ns = self._halted_ns = 0
+        self._halting_ns = self._halted_ns = self._resuming_ns = 0
+        self.longest_gap_s = 0.0
 
     def fail(self, kind: str, text: str) -> None:
         """Note a violation."""
@@ -152,14 +153,17 @@ class Checker:
                 self.fail('stamp', f'{topic}: {stamp_ns} after {before}')
         self._stamps[topic] = stamp_ns
         sent = self._sent[topic]
+        if sent and not sent[-1] <= self._halted_ns <= sent_ns:
+            self.longest_gap_s = max(self.longest_gap_s, (sent_ns - sent[-1]) * 1e-9)
         sent.append(sent_ns)
         if self._paced and len(sent) == 10 and sent[-1] - sent[0] < 8 * self._period_ns:
             self.fail('burst', f'{topic}: 10 commands in {(sent[-1] - sent[0]) / 1e6:.1f} ms')
             sent.clear()
+            sent.append(sent_ns)
         self._recent[topic].append((sent_ns, stamp_ns))
 
     def _number(self, name: str, bound: Bound, value: float, stamp_ns: int) -> None:
-        track = self._tracks.get((name, ''))
+        track = self._tracks.get(name)
         if not math.isfinite(value):
             self.fail('finite', f'{name} is {value}')
             return
@@ -170,12 +174,15 @@ class Checker:
         if track is not None:
             step_ns = stamp_ns - track.stamp_ns
             change = value - track.value
+            if step_ns <= 0:
+                self._tracks[name] = Track(value, stamp_ns)
+                return  # judged as a stamp
             beside = abs(step_ns - self._period_ns) < self._period_ns // 2
             self._change(name, bound, value, change, track.change if beside else None, step_ns)
             if not beside:
                 self.counts['gaps'] += 1
                 change = None
-        self._tracks[name, ''] = Track(value, stamp_ns, change)
+        self._tracks[name] = Track(value, stamp_ns, change)
 
     def _change(
         self,
@@ -216,13 +223,14 @@ class Checker:
         self.counts[f'event {kind}'] += 1
         if kind in ('clock back', 'restart'):
             self._may_go_back = set(self._bounds)
-            self._tracks.clear()
         elif kind == 'halting':
             self._halting_ns = at_ns
         elif kind == 'halted':
             self._halted_ns = at_ns
-        elif kind == 'resuming' and self._halted_ns:
-            self._judge_halt(at_ns)
+        elif kind == 'resuming':
+            self._resuming_ns = at_ns
+        elif kind == 'resumed' and self._halted_ns:
+            self._judge_halt(self._resuming_ns)
             self._halted_ns = 0
 
     def _judge_halt(self, resuming_ns: int) -> None:
@@ -247,6 +255,7 @@ class Checker:
             'counts': dict(self.counts),
             'violations': dict(self.violations),
             'said': self.said,
+            'longest_gap_s': self.longest_gap_s,
         }
 
 
