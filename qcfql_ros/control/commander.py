@@ -152,6 +152,8 @@ class Commander:
                     digest=chunk.digest,
                     policy_version=chunk.version,
                     observation_stamps=chunk.observation_stamps,
+                    noise_scale=chunk.noise_scale,
+                    num_samples=chunk.num_samples,
                 )
             )
 
@@ -217,10 +219,7 @@ class Commander:
             command: the first of the tick's commands that there is still time for.
             zero: velocities and efforts exactly 0, whatever the hold row says.
         """
-        if not self._filter.started:
-            self._counters.reason = 'nothing is sent: where the robot is was never measured'
-            return
-        self._counters.holds += 1
+        self._counters.holds += self._filter.started
         self._row = None
         tick = _Tick(stamp_ns, max(0, episode), source)
         if self._tick is not None:
@@ -290,6 +289,9 @@ class Commander:
         self._counters.cut_chunks += self._whole.cut(self._index, part)
 
     def _hold(self, tick: _Tick, stamp_ns: int, command: int, zero: bool = False) -> None:
+        if not self._filter.started:
+            self._counters.reason = 'nothing is sent: where the robot is was never measured'
+            return
         self._cut()
         counted = self._tick is not None
         tick.held = self._filter.zero() if zero else self._filter.hold()

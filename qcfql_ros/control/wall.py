@@ -24,17 +24,16 @@ from qcfql_ros.control.chunk_buffer import ChunkBuffer
 from qcfql_ros.control.clock import Clock, MonotonicClock
 from qcfql_ros.control.commander import Commander
 from qcfql_ros.control.counters import Counters
-from qcfql_ros.control.executor import NextCall, TimedExecutor
+from qcfql_ros.control.executor import NextCall, Surroundings, TimedExecutor
 from qcfql_ros.control.halt import HaltLatch
 from qcfql_ros.control.latest import LatestMessages, Sample
 from qcfql_ros.control.lead import adapted_lead_ns
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.control.prefetch import ChunkRequest, Prefetch
+from qcfql_ros.control.supervision import judge_pause, judge_planning
 from qcfql_ros.data.steps import Source
 
 STOP_TIMEOUT_S = 1.0  # for a tick in progress; then the safe command is sent without it
-LONGEST_PLAN_NS = 1_000_000_000  # or a chunk, where that is longer
-LONGEST_PAUSE_NS = 250_000_000  # of the control thread, or ten periods
 _POLLS_PER_PERIOD = 10
 
 
@@ -59,6 +58,7 @@ class WallDriver:
         clock: the monotonic clock.
         execution_horizon: how many rows of a chunk are played; 0 plays all.
         adaptive_lead: fit the lead to what planning took, between episodes.
+        surroundings: of the control thread.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class WallDriver:
         clock: Clock | None = None,
         execution_horizon: int = 0,
         adaptive_lead: bool = False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._contract = contract
         self._planner = planner
@@ -87,7 +88,9 @@ class WallDriver:
         )
         self._commands = commander.commands
         self._command_ns = contract.period_ns // self._commands
-        self.executor = TimedExecutor(self._command_ns, self.tick, self._clock)
+        self.executor = TimedExecutor(
+            self._command_ns, self.tick, self._clock, None, surroundings
+        )
         self.state = State.WAITING
         self._first_stream = next(iter(contract.streams))
         self._newer_than = (-1, -1)  # (stamp, receive time) of the sensors that are of the past
@@ -126,21 +129,12 @@ class WallDriver:
         """
         if not self._driving:
             return ''
-        period_ns = self._contract.period_ns
-        if self.prefetch.dead():
-            return 'the inference thread is dead'
-        since_ns = self.prefetch.planning_since_ns
         rows = self._planner.policy.info.action_chunk_size
-        longest_ns = max(LONGEST_PLAN_NS, rows * period_ns)
-        if since_ns and now_ns - since_ns > longest_ns:
-            return (
-                f'inference has been planning for {(now_ns - since_ns) * 1e-9:.1f} s, '
-                f'wanted at most {longest_ns * 1e-9:g} s'
-            )
-        paused_ns = now_ns - self._last_call_ns
-        if paused_ns > max(LONGEST_PAUSE_NS, 10 * period_ns):
-            return f'the control thread hangs: its last tick began {paused_ns * 1e-9:.2f} s ago'
-        return ''
+        period_ns = self._contract.period_ns
+        silent_ns = now_ns - self._last_call_ns
+        return judge_planning(self.prefetch, rows * period_ns, now_ns) or judge_pause(
+            silent_ns, period_ns
+        )
 
     def start(self, died: Callable[[BaseException], None]) -> None:
         """Start both threads."""
@@ -234,6 +228,7 @@ class WallDriver:
             return
         if safety.resume_after_stale:
             self._commander.finish()
+            self._soft = True
             self._wait_for_newer()
         else:
             self._latch.halt(stale, wait=False)
