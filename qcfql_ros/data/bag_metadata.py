@@ -17,6 +17,7 @@ from qcfql_ros.errors import BagError
 
 VERSION = 9
 METADATA = 'metadata.yaml'
+ACTIVE = '.active'  # ends the name of the file being written
 # Keys of custom_data, and of the MCAP metadata record that repeats them in each file.
 CONTRACT, CONTRACT_HASH, NAMESPACE = 'qcfql.contract', 'qcfql.contract_hash', 'qcfql.namespace'
 RECORD = 'qcfql_ros'
@@ -34,6 +35,7 @@ class Topic:
     reliability: str = 'reliable'
     durability: str = 'volatile'
     type_hash: str = ''  # RIHS01; of the bags of others, whose types we may not know
+    offered: tuple[Mapping[str, Any], ...] = ()  # a profile a publisher, as rosbag2 writes them
 
     def __post_init__(self) -> None:
         if not self.name.startswith('/'):
@@ -44,7 +46,9 @@ class Topic:
             raise BagError(f'type {self.type_name!r} of {self.name}; want package/msg/Name')
 
     def qos(self) -> list[dict[str, Any]]:
-        """Return the offered profile as rosbag2 writes it."""
+        """Return the offered profiles as rosbag2 writes them."""
+        if self.offered:
+            return [dict(profile) for profile in self.offered]
         return [
             {
                 'history': 'unknown',

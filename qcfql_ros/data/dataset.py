@@ -58,10 +58,11 @@ def _events(
     progress: Progress | None,
     counters: Counter[str] | None,
 ) -> Iterator[Event]:
-    total = max(1, sum(path.stat().st_size for paths in files for path in paths))
+    sizes = [sum(path.stat().st_size for path in paths) for paths in files]
+    total = max(1, sum(sizes))
     done, started_s = 0, time.monotonic()
     next_s = started_s + _EVERY_S
-    for folder, paths in zip(folders, files, strict=True):
+    for folder, paths, size in zip(folders, files, sizes, strict=True):
         assembler = Assembler(contract, bag_custom_data(folder).get(NAMESPACE, ''))
         for position in read_splits(paths):
             for topic, receive_ns, _, data in position.messages:
@@ -72,7 +73,7 @@ def _events(
                 next_s = now_s + _EVERY_S
                 progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
         yield from assembler.finish()
-        done += sum(path.stat().st_size for path in paths)
+        done += size
         if counters is not None:
             counters.update(assembler.counters)
     if progress is not None:

@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from qcfql_ros.data.bag_metadata import (
+    ACTIVE,
     CONTRACT,
     CONTRACT_HASH,
     NAMESPACE,
@@ -78,7 +79,11 @@ def split_paths(folder: Path) -> list[Path]:
         if not path.is_file():
             raise BagError(f'{path} is missing; {folder}/metadata.yaml lists it')
     last = max((split_number(path) for path in listed), default=-1)
-    others = [path for path in folder.glob('*.mcap') if split_number(path) > last]
+    # The file being written first: it may be closed, and so renamed, between the two.
+    active = list(folder.glob(f'*.mcap{ACTIVE}'))
+    found = {*folder.glob('*.mcap')}
+    found |= {path for path in active if path.with_suffix('') not in found}
+    others = [path for path in found if split_number(path) > last]
     paths = listed + sorted(others, key=lambda path: (split_number(path), path.name))
     if not paths:
         raise BagError(f'{folder} holds no .mcap file; want a rosbag2 folder stored as mcap')
@@ -86,8 +91,8 @@ def split_paths(folder: Path) -> list[Path]:
 
 
 def split_number(path: Path) -> int:
-    """Return N of ``name_N.mcap``, 0 for a file that is not numbered."""
-    found = re.search(r'_(\d+)\.mcap$', path.name)
+    """Return N of ``name_N.mcap`` or ``name_N.mcap.active``, 0 for a file that is not numbered."""
+    found = re.search(rf'_(\d+)\.mcap(?:{ACTIVE})?$', path.name)
     return int(found.group(1)) if found else 0
 
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from mcap.writer import CompressionType, Writer
 
 from qcfql_ros.data.bag_metadata import (
+    ACTIVE,
     RECORD,
     BagMetadata,
     FileEntry,
@@ -62,7 +63,8 @@ def recover_bag(folder: str | Path) -> Recovery | None:
         BagError: a file is damaged before its end, or the disk refused.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob('[!.]*.mcap'), key=lambda path: (split_number(path), path.name))
+    found = [*folder.glob('[!.]*.mcap'), *folder.glob(f'[!.]*.mcap{ACTIVE}')]
+    paths = sorted(found, key=lambda path: (split_number(path), path.name))
     old = read_metadata(folder)
     listed = {entry.name for entry in old.files} if old else set()
     if all(path.name in listed and is_closed(path) for path in paths):
@@ -76,7 +78,8 @@ def recover_bag(folder: str | Path) -> Recovery | None:
 
 
 def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
-    metadata = BagMetadata(topics=dict(old.topics))
+    metadata = BagMetadata(topics=dict(old.topics), custom=dict(old.custom))
+    listed = {entry.name for entry in old.files}
     names, kept, salvaged, torn = [], 0, 0, 0
     for path in paths:
         split = SplitFile(path)
@@ -92,10 +95,12 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
             metadata.topics.setdefault(
                 channel.topic, _as_topic(channel.topic, channel.type_name, channel.metadata)
             )
-        metadata.custom.update(split.metadata.get(RECORD, {}))
+        if path.name not in listed:  # newer than what metadata.yaml says
+            metadata.custom.update(split.metadata.get(RECORD, {}))
+        if path.suffix == ACTIVE and path.exists():
+            path = path.rename(path.with_suffix(''))
         if path.exists():
-            metadata.add(entry)
-    metadata.custom.update(old.custom)
+            metadata.add(replace(entry, name=path.name))
     metadata.write(folder)
     return Recovery(tuple(names), kept, salvaged, torn)
 

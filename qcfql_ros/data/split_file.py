@@ -8,6 +8,7 @@ microsecond instead of ten, and the part before a torn end stays readable.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 import lz4.frame  # type: ignore[import-untyped]
 import zstandard
 
+from qcfql_ros.data.bag_metadata import ACTIVE
 from qcfql_ros.errors import BagError
 
 MAGIC = b'\x89MCAP0\r\n'
@@ -89,7 +91,7 @@ class SplitFile:
             BagError: not an MCAP file, or a damaged chunk before the end.
         """
         try:
-            stream = self.path.open('rb')
+            stream = _open(self.path)
         except OSError as error:
             raise BagError(f'cannot read {self.path}: {error.strerror}') from error
         with stream:
@@ -104,7 +106,7 @@ class SplitFile:
                 try:
                     messages = self._next(stream)
                 except _TornError as torn:
-                    self.torn_bytes = self.path.stat().st_size - start
+                    self.torn_bytes = os.fstat(stream.fileno()).st_size - start
                     messages = self._salvage(torn.chunk)
                     self.salvaged = len(messages)
                     if messages:
@@ -133,7 +135,7 @@ class SplitFile:
             raise _TornError
         if opcode in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _METADATA):
             # A damaged length must not be asked for: read() allocates it.
-            left = self.path.stat().st_size - stream.tell()
+            left = os.fstat(stream.fileno()).st_size - stream.tell()
             body = stream.read(max(0, min(length, left)))
             if len(body) < length:
                 raise _TornError(body if opcode == _CHUNK else b'')
@@ -229,6 +231,15 @@ def is_closed(path: Path) -> bool:
         stream.seek(size - FOOTER_BYTES)
         tail = stream.read()
     return tail.endswith(MAGIC) and tail[:9] == _RECORD.pack(_FOOTER, 20)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open('rb')
+    except FileNotFoundError:
+        if path.suffix != ACTIVE:
+            raise
+        return path.with_suffix('').open('rb')  # closed since it was listed
 
 
 def _open_chunk(body: bytes) -> bytes:
