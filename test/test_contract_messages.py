@@ -221,10 +221,12 @@ def test_a_step_of_another_contract_is_refused():
         decode_step(vector_message(0, *step_fields(record, POINT)), ARM)
 
 
-def test_a_chunk_survives_the_wire():
+@pytest.mark.parametrize('tuned', [{}, {'noise_scale': 0.25, 'num_samples': 4}])
+def test_a_chunk_survives_the_wire(tuned):
     actions = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
-    record = ChunkRecord(STAMP_NS, actions, 5, 2, 99, 'ab' * 32, 7, {'goal': STAMP_NS})
+    record = ChunkRecord(STAMP_NS, actions, 5, 2, 99, 'ab' * 32, 7, {'goal': STAMP_NS}, **tuned)
     message = chunk_message(record, POINT)
+    assert ('noise_scale' in message.header.frame_id) == bool(tuned)
     assert message.points[3].time_from_start.nanosec == 150_000_000
     for received in (message, through_rosbags(message, 'trajectory_msgs/msg/JointTrajectory')):
         decoded = decode_chunk(received, POINT)

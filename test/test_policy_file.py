@@ -15,7 +15,7 @@ from qcfql_ros.algorithm import policy as policy_file
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.algorithm.policy_info import BestOfN, PolicyInfo
-from qcfql_ros.errors import ModelError
+from qcfql_ros.errors import ModelError, ParameterError
 from qcfql_ros.training.checkpoint import TrainingState
 
 INFO = PolicyInfo('c', 'h', 3, 2, 4, (8, 8))
@@ -207,9 +207,44 @@ def test_the_digest_covers_what_is_done_with_the_tensors():
 def test_a_plan_beyond_any_robots_memory_or_time_is_refused_by_its_description(changes):
     many = BEST_OF_N | {'num_action_samples': 4096, 'flow_steps': 2000} | changes
     info = PolicyInfo('c', 'h', 3, 2, 4, (64, 64), best_of_n=BestOfN(**many))
-    with pytest.raises(ModelError, match='train with a lower num_action_samples'):
+    with pytest.raises(ModelError, match='take a lower num_action_samples'):
         PolicyInfo.from_json(info.to_json())
 
 
 def test_a_distilled_policy_says_nothing_of_best_of_n():
     assert 'best_of_n' not in json.loads(INFO.to_json())
+
+
+def test_noise_can_be_scaled_down_to_its_mean():
+    observation = np.arange(3, dtype=np.float32)
+    assert np.array_equal(
+        POLICY.plan(observation, 5, noise_scale=1.0), POLICY.plan(observation, 5)
+    )
+    mean = POLICY.plan(observation, 5, noise_scale=0.0)
+    assert np.array_equal(mean, POLICY.plan(observation, 6, noise_scale=0.0))
+    state = torch.from_numpy(observation)[None]
+    assert np.array_equal(mean, POLICY.network(state, torch.zeros(1, 4, 2)).clamp(-1, 1)[0])
+    half = POLICY.plan(observation, 5, noise_scale=0.5)
+    wanted = POLICY.network(state, 0.5 * POLICY.noise(5)).clamp(-1, 1)[0]
+    assert np.array_equal(half, wanted) and not np.array_equal(half, mean)
+
+
+def test_a_best_of_n_policy_draws_as_many_candidates_as_it_is_told():
+    about = PolicyInfo('c', 'h', 3, 2, 4, (8,), best_of_n=BestOfN(**BEST_OF_N))
+    policy = ChunkPolicy.random(about)
+    observation = np.arange(3, dtype=np.float32)
+    assert np.array_equal(policy.plan(observation, 5, 1.0, 8), policy.plan(observation, 5))
+    one = policy.plan(observation, 5, 1.0, 1)
+    state = torch.from_numpy(observation)[None]
+    wanted = policy.network.behavior.sample(state, noise=policy.noise(5, 1)[0])[0]
+    assert np.array_equal(one, wanted)
+
+
+def test_candidates_are_refused_where_there_are_none_or_too_many():
+    observation = np.zeros(3, dtype=np.float32)
+    with pytest.raises(ParameterError, match=r'num_action_samples is 4, but policy .* wanted 0'):
+        POLICY.plan(observation, 5, num_samples=4)
+    slow = BEST_OF_N | {'flow_steps': 4096}
+    about = PolicyInfo('c', 'h', 3, 2, 4, (64, 64), best_of_n=BestOfN(**slow))
+    with pytest.raises(ParameterError, match=r'num_action_samples is 1024: .*more than'):
+        ChunkPolicy.random(about).check_samples(1024)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from qcfql_ros.algorithm.actors import make_actor
 from qcfql_ros.algorithm.normalizer import Normalizer
 from qcfql_ros.algorithm.policy_info import PolicyInfo
-from qcfql_ros.errors import ModelError
+from qcfql_ros.errors import ModelError, ParameterError
 
 MAX_HEADER_BYTES = 1 << 20
 
@@ -73,24 +73,60 @@ class ChunkPolicy:
         tensors = {f'policy.{k}': v for k, v in self.network.state_dict().items()}
         return {**tensors, **self.normalizer.tensors()}
 
-    def noise(self, seed: int) -> Tensor:
+    def check_samples(self, num_samples: int) -> None:
+        """Check that a plan may draw that many candidates; 0, as trained, always may.
+
+        Raises:
+            ParameterError: there are no candidates, or a plan would take too long.
+        """
+        if num_samples == 0:
+            return
+        best_of_n = self.info.best_of_n
+        if best_of_n is None:
+            raise ParameterError(
+                f'num_action_samples is {num_samples}, but policy {self.digest[:12]} plans one '
+                'chunk and has no candidates to choose from; wanted 0'
+            )
+        try:
+            about = replace(best_of_n, num_action_samples=num_samples)
+            replace(self.info, best_of_n=about).check_work()
+        except ModelError as error:
+            raise ParameterError(f'num_action_samples is {num_samples}: {error}') from None
+
+    def noise(self, seed: int, num_samples: int = 0) -> Tensor:
         """Return the standard normal z of `seed`, (1, k, action_dim), drawn on the CPU.
 
-        For a best-of-N actor it is (1, N, k, action_dim).
+        For a best-of-N actor it is (1, N, k, action_dim), N `num_samples` unless that is 0.
         """
-        return torch.randn(self._shape, generator=torch.Generator().manual_seed(seed))
+        shape = self._shape if not num_samples else (1, num_samples, *self._shape[2:])
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     @torch.inference_mode()
-    def plan(self, observation: np.ndarray, seed: int) -> np.ndarray:
+    def plan(
+        self,
+        observation: np.ndarray,
+        seed: int,
+        noise_scale: float = 1.0,
+        num_samples: int = 0,
+    ) -> np.ndarray:
         """Return a chunk, (k, action_dim) float32 in [-1, 1].
 
         Args:
             observation: (state_dim,) float32, as the contract decodes it.
             seed: of the chunk's noise; the same seed and observation give the same chunk.
+            noise_scale: multiplies the noise; 0 plans from the mean of it.
+            num_samples: candidates of a best-of-N actor; 0 as trained.
+
+        Raises:
+            ParameterError: `num_samples` is not for this policy.
         """
+        self.check_samples(num_samples)
         state = torch.from_numpy(np.ascontiguousarray(observation, dtype=np.float32))[None]
         state = self._normalizer_on_device(state.to(self.device))
-        chunk = self.network(state, self.noise(seed).to(self.device))
+        noise = self.noise(seed, num_samples)
+        if noise_scale != 1.0:
+            noise *= noise_scale
+        chunk = self.network(state, noise.to(self.device))
         return chunk.clamp_(-1.0, 1.0)[0].cpu().numpy()
 
     def to_bytes(self) -> bytes:

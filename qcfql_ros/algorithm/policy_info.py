@@ -147,11 +147,15 @@ class PolicyInfo:
         counts = (info.version, info.updates, info.environment_steps)
         if info.format != FORMAT or not all(0 <= count <= MAX_COUNT for count in counts):
             raise ModelError(f'policy file: format {info.format}, counts {counts}: not supported')
-        info._check_work()
+        info.check_work()
         return info
 
-    def _check_work(self) -> None:
-        """Refuse a best-of-N actor whose plans no robot has the time or the memory for."""
+    def check_work(self) -> None:
+        """Refuse a best-of-N actor whose plans no robot has the time or the memory for.
+
+        Raises:
+            ModelError: names operations and values.
+        """
         about = self.best_of_n
         if about is None:
             return
@@ -163,10 +167,10 @@ class PolicyInfo:
         values = samples * about.num_critics * max(*self.hidden_dims, self.state_dim)
         if operations > MAX_OPERATIONS or values > MAX_VALUES:
             raise ModelError(
-                f'policy file: one plan of {samples} samples, {about.flow_steps} flow steps and '
+                f'one plan of {samples} samples, {about.flow_steps} flow steps and '
                 f'{about.num_critics} critics would take {operations:.1g} operations and '
                 f'{values:.1g} values a layer, more than {MAX_OPERATIONS:.1g} and '
-                f'{MAX_VALUES:.1g}; train with a lower num_action_samples'
+                f'{MAX_VALUES:.1g}; take a lower num_action_samples'
             )
 
     def shapes(self) -> dict[str, list[int]]:

@@ -33,6 +33,8 @@ class ChunkRecord:
         digest: of the policy's tensors, 64 hex digits.
         policy_version: of the policy.
         observation_stamps: stamp in ns of the message used of each stream.
+        noise_scale: on the noise.
+        num_samples: candidates of a best-of-N policy; 0 as trained.
     """
 
     stamp_ns: int
@@ -43,6 +45,8 @@ class ChunkRecord:
     digest: str
     policy_version: int
     observation_stamps: dict[str, int] = field(default_factory=dict)
+    noise_scale: float = 1.0
+    num_samples: int = 0
 
 
 def chunk_message(record: ChunkRecord, contract: Contract) -> Any:
@@ -52,17 +56,20 @@ def chunk_message(record: ChunkRecord, contract: Contract) -> Any:
 
     message = JointTrajectory(joint_names=list(contract.action.names))
     set_stamp(message, record.stamp_ns)
-    message.header.frame_id = json.dumps(
-        {
-            'chunk': record.chunk,
-            'episode': record.episode,
-            'seed': record.seed,
-            'digest': record.digest,
-            'policy_version': record.policy_version,
-            'observation_stamps': record.observation_stamps,
-        },
-        separators=(',', ':'),
-    )
+    about: dict[str, Any] = {
+        'chunk': record.chunk,
+        'episode': record.episode,
+        'seed': record.seed,
+        'digest': record.digest,
+        'policy_version': record.policy_version,
+        'observation_stamps': record.observation_stamps,
+    }
+    # Said where it is not as trained: the rule is what readers of before these keys know.
+    if record.noise_scale != 1.0:
+        about['noise_scale'] = record.noise_scale
+    if record.num_samples:
+        about['num_samples'] = record.num_samples
+    message.header.frame_id = json.dumps(about, separators=(',', ':'))
     for i, row in enumerate(np.asarray(record.actions, dtype=np.float64)):
         sec, nanosec = divmod(i * contract.period_ns, 1_000_000_000)
         message.points.append(
@@ -97,6 +104,8 @@ def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
             digest=str(about['digest']),
             policy_version=int(about['policy_version']),
             observation_stamps={str(k): int(v) for k, v in about['observation_stamps'].items()},
+            noise_scale=float(about.get('noise_scale', 1.0)),
+            num_samples=int(about.get('num_samples', 0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MessageError(f'chunk: frame_id or points are not a chunk: {error!r}') from error

@@ -34,6 +34,8 @@ class PlannedChunk:
         version: of that policy.
         observation_stamps: stream to header stamp in ns.
         epoch: of the buffer when planning began.
+        noise_scale: on the noise.
+        num_samples: candidates of a best-of-N policy; 0 as trained.
     """
 
     actions: np.ndarray
@@ -44,6 +46,8 @@ class PlannedChunk:
     version: int
     observation_stamps: dict[str, int]
     epoch: int = 0
+    noise_scale: float = 1.0
+    num_samples: int = 0
 
 
 class ChunkBuffer:

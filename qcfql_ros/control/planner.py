@@ -13,7 +13,8 @@ import numpy as np
 
 from qcfql_ros.control.chunk_buffer import PlannedChunk
 from qcfql_ros.control.counters import Counters
-from qcfql_ros.errors import MessageError
+from qcfql_ros.control.tuning import TuningBox
+from qcfql_ros.errors import MessageError, ParameterError
 
 
 class Policy(Protocol):
@@ -22,7 +23,9 @@ class Policy(Protocol):
     info: Any
     digest: str
 
-    def plan(self, observation: np.ndarray, seed: int) -> np.ndarray:
+    def plan(
+        self, observation: np.ndarray, seed: int, noise_scale: float = 1.0, num_samples: int = 0
+    ) -> np.ndarray:
         """Return a chunk, (k, action_dim) float32 in [-1, 1]."""
 
 
@@ -45,10 +48,19 @@ class Planner:
     """Plans with the newest accepted policy; a policy is exchanged only between two chunks.
 
     Used by one thread; `offer` may be called from any.
+
+    Args:
+        policy: to begin with.
+        seed: of the run.
+        counters: to count in.
+        tuning: what may be changed while running; looked at before each plan.
     """
 
-    def __init__(self, policy: Policy, seed: int, counters: Counters) -> None:
+    def __init__(
+        self, policy: Policy, seed: int, counters: Counters, tuning: TuningBox | None = None
+    ) -> None:
         self.policy = policy
+        self.tuning = tuning or TuningBox()
         self.last_observation: np.ndarray | None = None
         self._seed = seed
         self._counters = counters
@@ -73,7 +85,8 @@ class Planner:
             epoch: of the chunk buffer, noted before the observation was taken.
 
         Raises:
-            MessageError: the observation or the planned actions are not finite.
+            MessageError: the observation or the planned actions are not finite, or the policy
+                has no candidates to choose from though a number of them is wanted.
         """
         if self._offered:
             self.policy = self._offered.pop()
@@ -83,8 +96,13 @@ class Planner:
         if not np.isfinite(observation).all():
             raise MessageError(f'observation is not finite: {observation}')
         seed = chunk_seed(self._seed, episode, self._in_episode)
+        tuning = self.tuning.take()
+        noise_scale, num_samples = tuning.noise_scale, tuning.num_action_samples
         began = time.perf_counter_ns()
-        actions = policy.plan(observation, seed)
+        try:
+            actions = policy.plan(observation, seed, noise_scale, num_samples)
+        except ParameterError as error:  # a policy of another kind came meanwhile
+            raise MessageError(str(error)) from error
         self._counters.inference.add(time.perf_counter_ns() - began)
         if not np.isfinite(actions).all():
             raise MessageError(f'policy {policy.info.version} planned actions not finite')
@@ -98,6 +116,8 @@ class Planner:
             version=policy.info.version,
             observation_stamps=stamps,
             epoch=epoch,
+            noise_scale=noise_scale,
+            num_samples=num_samples,
         )
         self._number += 1
         self._in_episode += 1
