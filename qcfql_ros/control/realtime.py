@@ -44,6 +44,10 @@ class RealtimeWishes:
     cpu_affinity: str = ''
     lock_memory: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ParameterError for processors that are no numbers."""
+        parse_cpus(self.cpu_affinity)
+
 
 @dataclass(frozen=True)
 class Grant:
@@ -96,11 +100,7 @@ def parse_cpus(text: str) -> frozenset[int]:
 
 
 def obtain(wishes: RealtimeWishes) -> RealtimeReport:
-    """Ask for `wishes` in the calling thread; the shortest timer slack is always asked for.
-
-    Raises:
-        ParameterError: `cpu_affinity` cannot be read.
-    """
+    """Ask for `wishes` in the calling thread; the shortest timer slack is always asked for."""
     cpus = parse_cpus(wishes.cpu_affinity)
     if not sys.platform.startswith('linux'):
         return RealtimeReport(_not_available(wishes))
