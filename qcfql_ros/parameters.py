@@ -112,6 +112,27 @@ POLICY_NODE = (
         high=1.0,
     ),
     Parameter('threads', int, 1, 'CPU threads of torch.', low=1, high=256),
+    Parameter(
+        'realtime_priority',
+        int,
+        0,
+        'Priority of the control thread under SCHED_FIFO, if the system allows it; 0 does not '
+        'ask (wall pacing only).',
+        low=0,
+        high=99,
+    ),
+    Parameter(
+        'cpu_affinity',
+        str,
+        '',
+        "Processors that the control thread may use, as '2,3'; empty is all (wall pacing only).",
+    ),
+    Parameter(
+        'lock_memory',
+        bool,
+        False,
+        'Keep pages of this process in memory, if the system allows it (wall pacing only).',
+    ),
     Parameter('autostart', bool, True, 'Configure and activate without being asked.'),
     Parameter(
         'state_dir',

@@ -88,9 +88,7 @@ class WallDriver:
         )
         self._commands = commander.commands
         self._command_ns = contract.period_ns // self._commands
-        self.executor = TimedExecutor(
-            self._command_ns, self.tick, self._clock, None, surroundings
-        )
+        self.executor = TimedExecutor(self._command_ns, self.tick, self._clock, None, surroundings)
         self.state = State.WAITING
         self._first_stream = next(iter(contract.streams))
         self._newer_than = (-1, -1)  # (stamp, receive time) of the sensors that are of the past

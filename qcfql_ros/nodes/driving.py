@@ -15,6 +15,7 @@ from qcfql_ros.contract.topics import WEIGHTS_TOPIC
 from qcfql_ros.control.commander import Commander
 from qcfql_ros.control.executor import NextCall
 from qcfql_ros.control.lockstep import LockstepDriver
+from qcfql_ros.control.realtime import RealtimeThread
 from qcfql_ros.control.wall import State, WallDriver
 from qcfql_ros.control.watchdog import HALTED, HOLDING, INACTIVE, RUNNING
 from qcfql_ros.nodes.command_output import CommandOutput
@@ -59,6 +60,7 @@ class Driving:
         pacing: 'wall' or 'lockstep'.
         lead_s: for wall pacing.
         died: told the exception of a thread that dies.
+        realtime: around the control thread (wall pacing only).
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Driving:
         pacing: str,
         lead_s: float,
         died: Callable[[BaseException], None],
+        realtime: RealtimeThread,
     ) -> None:
         self._node = node
         self._setup = setup
@@ -89,7 +92,7 @@ class Driving:
         shared = (contract, setup.planner, commander, setup.latch, setup.counters)
         self.driver: LockstepDriver | WallDriver
         if self.on_the_wall:
-            driver = _BeatingDriver(*shared, self._ros_now_ns)
+            driver = _BeatingDriver(*shared, self._ros_now_ns, surroundings=realtime)
             driver.beat = self._beat
             self.driver = driver
         else:

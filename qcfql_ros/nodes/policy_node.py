@@ -16,6 +16,7 @@ from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 
 from qcfql_ros.contract.topics import HALT_TOPIC, WATCHDOG_TOPIC
+from qcfql_ros.control.realtime import RealtimeThread, RealtimeWishes
 from qcfql_ros.control.watchdog import INACTIVE
 from qcfql_ros.errors import NotReadyError, QcfqlError, SupervisionError
 from qcfql_ros.nodes.driving import Driving
@@ -128,7 +129,10 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
-        log = self.get_logger()
+        log, values = self.get_logger(), self._values
+        self._wishes = RealtimeWishes(
+            values.realtime_priority, values.cpu_affinity, values.lock_memory
+        )
         setup = set_up(self._values, self.get_namespace(), self._setup, log.error)
         self._setup = setup
         self._diagnostics.configured(
@@ -175,6 +179,7 @@ class PolicyNode(LifecycleNode):
             self._values.pacing,
             self._values.lead_s,
             self._on_died,
+            RealtimeThread(self._wishes, self.get_logger().warning),
         )
         self._waiting = self._diagnostics.last_error = ''
         self._connecting = self.create_timer(CONNECT_S, self._on_connecting, clock=self._steady)
