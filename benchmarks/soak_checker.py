@@ -316,9 +316,11 @@ def main(arguments: list[str]) -> int:
         event = json.loads(message.data)
         checker.event(event['kind'], event['at_ns'])
 
+    heard = []
     for command in yaml.safe_load(contract.read_text())['action']['commands']:
         topic = command['topic']
-        node.create_subscription(message_class(command['type']), topic, on_command(topic), qos)
+        kind = message_class(command['type'])
+        heard.append(node.create_subscription(kind, topic, on_command(topic), qos))
     for kind, topic, callback in (
         ('sensor_msgs/msg/JointState', 'policy/step', on_step),
         ('std_msgs/msg/String', EVENT_TOPIC, on_event),
@@ -329,6 +331,9 @@ def main(arguments: list[str]) -> int:
     executor.add_node(node)
     while not ended.is_set():
         executor.spin_once(timeout_sec=0.1)
+        if heard and all(subscription.get_publisher_count() for subscription in heard):
+            heard.clear()
+            print('matched', flush=True)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()

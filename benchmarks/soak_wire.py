@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ SILENCE_S = 30.0
 
 
 class CheckerProcess:
-    """The judge in a process of its own; ready when this returns."""
+    """The judge in a process of its own; it listens when this returns."""
 
     def __init__(self, contract: Path, *options: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name('soak_checker.py'))]
@@ -35,13 +36,24 @@ class CheckerProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
-        if self._process.stdout.readline().strip() != 'ready':
-            raise RuntimeError('the checker did not start')
+        self._expect('ready')
+
+    def wait_matched(self) -> None:
+        """Wait until every command topic has a publisher, which it hears."""
+        self._expect('matched')
+
+    def _expect(self, word: str) -> None:
+        said = ''
+        if select.select([self._process.stdout], [], [], SILENCE_S)[0]:
+            said = self._process.stdout.readline().strip()
+        if said != word:
+            self.kill()
+            raise RuntimeError(f'the checker said {said!r}, wanted {word!r} within {SILENCE_S} s')
 
     def report(self) -> dict[str, Any]:
         """End it; return what it counted."""
         out, _ = self._process.communicate(timeout=SILENCE_S)
-        return json.loads(out)
+        return json.loads(out.splitlines()[-1])
 
     def kill(self) -> None:
         """End it whatever it does."""
@@ -63,18 +75,20 @@ def run_wire(ticks: int, seed: int, folder: Path) -> dict[str, Any]:
     with ros_session(folder) as processes:
         checker = CheckerProcess(Path(contract.file), '--lockstep')
         try:
-            heard = _drive(processes, ticks, seed, model)
+            heard = _drive(processes, checker, ticks, seed, model)
         except BaseException:
             checker.kill()
             raise
         processes.stop('policy')
         report = checker.report()
-    if report['counts'].get('commands', 0) < 0.99 * ticks:
+    if report['counts'].get('commands', 0) < ticks:
         report['violations']['missing'] = ticks - report['counts'].get('commands', 0)
     return {**report, **heard}
 
 
-def _drive(processes: Processes, ticks: int, seed: int, model: Path) -> dict[str, Any]:
+def _drive(
+    processes: Processes, checker: CheckerProcess, ticks: int, seed: int, model: Path
+) -> dict[str, Any]:
     found: dict[str, Any] = {'ticks': 0, 'episodes': 0}
     rclpy.init(args=[])
     node = rclpy.create_node('soak_listener')
@@ -88,6 +102,7 @@ def _drive(processes: Processes, ticks: int, seed: int, model: Path) -> dict[str
     node.create_subscription(JointState, 'outcome', on_outcome, RECORD_QOS)
     common = {'contract': 'point_reach', 'pacing': 'lockstep', 'seed': seed}
     processes.start('policy', node_command('policy_node', {**common, 'model': str(model)}))
+    checker.wait_matched()
     robot = {**common, 'robot': 'point_reach', 'expected_listeners': 1}
     processes.start('robot', node_command('gym_robot_node', robot))
     try:
