@@ -144,6 +144,8 @@ def test_a_trajectory_that_does_not_fit_is_refused(folder):
     (message,) = messages.values()
     message.joint_names = ['right_finger', 'left_finger']
     assert decode_commands(contract, messages) == pytest.approx([-0.25, -0.5])
+    message.points.append(type(message.points[0])(positions=[0.0, 0.08]))
+    assert decode_commands(contract, messages) == pytest.approx([1.0, -1.0])  # the last point
     message.joint_names = ['right_finger', 'thumb']
     with pytest.raises(MessageError, match="no position of joint 'left_finger' among"):
         decode_commands(contract, messages)

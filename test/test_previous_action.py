@@ -15,6 +15,7 @@ from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.previous import NO_ROW, previous_ticks
 from qcfql_ros.contract.topics import STEP_TOPIC
+from qcfql_ros.control.executed import ExecutedRows
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.errors import ContractError
@@ -134,6 +135,22 @@ def test_an_episode_begins_with_the_hold_row_and_so_does_what_follows_a_gap(make
         [0.0, 0.01, 0.0, 0.0, 0.01, 0.0, 0.0, 0.01]
     )
     assert [previous(step)[1] for step in steps] == [-0.5, -0.5, 0, -0.5, -0.5, 0, -0.5, -0.5]
+
+
+def test_a_row_of_another_episode_is_none_even_one_period_before(make):
+    contract = make()
+    ticks = Ticks()
+    stamp = ticks.run(START, 3)
+    ticks.run(stamp, 2, episode=1)
+    steps, _, _ = play(contract, ticks)
+    assert [previous(step)[1] for step in steps] == [-0.5, -0.5, 0.0, -0.5]
+    rows = ExecutedRows(contract, lockstep=True)
+    rows.add(START, 0, np.array([0.25, 0.5], np.float32))
+    assert rows.before(START + PERIOD, 1) == (NO_ROW, {})
+    row, stamps = rows.before(START + PERIOD, 0)
+    assert row.tolist() == [0.25, 0.5]
+    assert stamps == {STEP_TOPIC: START}
+    assert ExecutedRows(load_contract('point_reach'), True).before(START, 0) == (None, {})
 
 
 @pytest.mark.parametrize(

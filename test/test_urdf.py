@@ -49,6 +49,7 @@ def test_each_kind_of_joint_has_the_limits_that_it_has(read):
 
 def test_a_soft_limit_only_tightens(read):
     assert read().limits('elbow') == JointLimits(-2.4, 2.5, 1.5, 40.0)
+    assert read('"-2.4"', '"-3.0"').limits('elbow').low == -2.5
 
 
 @pytest.mark.parametrize(
