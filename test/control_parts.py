@@ -27,12 +27,13 @@ CHUNK = 4
 class CountingPolicy:
     """Plans (version / 100, row / 100): what was played tells who planned it."""
 
-    def __init__(self, version=1, rows=CHUNK):
-        self.info = SimpleNamespace(version=version, action_chunk_size=rows, action_dim=2)
+    def __init__(self, version=1, rows=CHUNK, columns=2):
+        self.info = SimpleNamespace(version=version, action_chunk_size=rows, action_dim=columns)
         self.digest = f'{version:064x}'
         self.seeds = []
         self.observations = []
-        self.actions = np.array([[version / 100, i / 100] for i in range(rows)], np.float32)
+        numbers = [[version / 100, *[i / 100] * (columns - 1)] for i in range(rows)]
+        self.actions = np.array(numbers, np.float32)
 
     def plan(self, observation, seed, noise_scale=1.0, num_samples=0):
         """Note what was asked; always the same chunk."""

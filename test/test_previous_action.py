@@ -9,7 +9,7 @@ import yaml
 from contract_examples import example
 from recorded_ticks import PERIOD, Ticks
 from test_control_lockstep import Rig
-from test_control_wall import MS, OFFSET_NS, WallRig
+from wall_rig import MS, OFFSET_NS, WallRig
 
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.decode import Decoder
