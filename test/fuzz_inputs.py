@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
@@ -15,6 +16,29 @@ T = STORE.types
 # Lengths, counts and offsets that parsers trip over.
 _COUNTS = (0, 1, 2, 7, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _DOUBLES = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e308, -1e308, 5e-324, 2.0**53, -1.0)
+
+
+class Dimension(NamedTuple):
+    """std_msgs/MultiArrayDimension."""
+
+    label: Any
+    size: Any
+    stride: Any
+
+
+class Layout(NamedTuple):
+    """std_msgs/MultiArrayLayout."""
+
+    dim: Any
+    data_offset: Any
+
+
+class Float64MultiArray(NamedTuple):
+    """std_msgs/Float64MultiArray."""
+
+    layout: Any
+    data: Any
+
 
 numbers = st.sampled_from(_DOUBLES) | st.floats()
 junk = (

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import yaml
 from fuzz_inputs import (
+    Dimension,
+    Float64MultiArray,
+    Layout,
     changed,
     damaged,
     damaged_text,
@@ -134,6 +137,43 @@ def finite(result: Any) -> Any:
     return result
 
 
+def arm_contract():
+    """Return a contract that commands by trajectories and by arrays."""
+    document = yaml.safe_load(find_contract('point_reach').read_text())
+    fields = [{'field': 'position', 'name': name, 'action': name} for name in ('vx', 'vy')]
+    document['action']['names'] = ['vx', 'vy', 'grip']
+    document['action'].pop('hold')
+    document['action']['commands'] = [
+        {
+            'topic': 'arm',
+            'type': topics.JOINT_TRAJECTORY,
+            'frame_id': 'base',
+            'fields': [fields[0] | {'name': 'x'}, fields[1] | {'name': 'y'}],
+        },
+        {
+            'topic': 'hand',
+            'type': topics.FLOAT64_MULTI_ARRAY,
+            'fields': [{'field': 'velocity', 'name': 'grip', 'action': 'grip'}],
+        },
+    ]
+    document['safety'] = {'watchdog': {'timeout_s': 0.2}}
+    path = FOLDER / 'arm.yaml'
+    path.write_text(yaml.safe_dump(document))
+    return load_contract(path)
+
+
+ARM = arm_contract()
+arm_trajectories = st.just(
+    READER(trajectory(['x', 'y'], [[0.1, 0.2], [0.3, 0.4]]), topics.JOINT_TRAJECTORY)
+).flatmap(changed)
+arrays = st.just(Float64MultiArray(Layout([Dimension('grip', 1, 1)], 0), [0.5])).flatmap(changed)
+
+
+def arm_commands(pair: tuple[Any, Any]) -> Any:
+    """Decode a trajectory and an array."""
+    return finite(decode_commands(ARM, dict(zip(('arm', 'hand'), pair, strict=True))))
+
+
 def decoding(contract, stream: str, fresh: bool = False) -> Callable[[Any], Any]:
     """Decode objects of one stream; the decoder goes on, or is a new one each time."""
     decoder = Decoder(contract)
@@ -213,6 +253,7 @@ MESSAGES = [
     Target('decode_commands', commands(CUBE), twists | joint_states | trajectories),
     Target('decode_commands twist', commands(POINT), twists),
     Target('decode_commands cdr', commands_cdr(CUBE), command_parts(CUBE)),
+    Target('decode_commands arm', arm_commands, st.tuples(arm_trajectories, arrays)),
 ]
 
 
