@@ -21,8 +21,7 @@ A segment goes on while stamps are exactly p apart and policy and robot say the 
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
 
 import numpy as np
 
@@ -39,6 +38,7 @@ from qcfql_ros.contract.topics import (
     absolute,
 )
 from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
+from qcfql_ros.data.received import Pending, Received, Tick
 from qcfql_ros.data.session_mark import session_topic
 from qcfql_ros.data.steps import SegmentEnd, Source, Step
 from qcfql_ros.data.stream_buffer import Pick, StreamBuffer
@@ -48,48 +48,6 @@ Event = Step | SegmentEnd
 _WAIT = 'wait'
 _CHUNKS = 256
 _SOURCES = frozenset(int(source) for source in Source)
-
-
-@dataclass
-class _Pending:
-    """A step message that waits for the rest."""
-
-    record: StepRecord
-    receive_ns: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Tick:
-    """Everything about one tick."""
-
-    record: StepRecord
-    outcome: Outcome
-    observation: np.ndarray
-    next_observation: np.ndarray
-    planned: np.ndarray | None
-
-
-@dataclass
-class _Store:
-    """What has been received and may still be needed."""
-
-    streams: dict[str, StreamBuffer]
-    outcomes: dict[int, Outcome | None] = field(default_factory=dict)
-    last_outcome_ns: int | None = None
-    chunks: dict[int, ChunkRecord] = field(default_factory=dict)
-    pending: deque[_Pending] = field(default_factory=deque)
-    last_step_ns: int | None = None
-    first_step_ns: int | None = None
-    executed: dict[int, StepRecord] = field(default_factory=dict)  # for the previous action
-
-    def clear(self) -> None:
-        for stream in self.streams.values():
-            stream.clear()
-        self.outcomes.clear()
-        self.chunks.clear()
-        self.pending.clear()
-        self.executed.clear()
-        self.last_outcome_ns = self.last_step_ns = self.first_step_ns = None
 
 
 class Assembler:
@@ -114,8 +72,10 @@ class Assembler:
         self._decoder = Decoder(contract)
         self._lateness_ns = round(contract.lateness_s * 1e9)
         self._tolerance_ns = round(contract.stamp_tolerance_s * 1e9)
-        self._store = _Store({name: StreamBuffer(self._tolerance_ns) for name in contract.streams})
-        self._last: _Tick | None = None  # the step that the open segment ends with so far
+        self._store = Received(
+            {name: StreamBuffer(self._tolerance_ns) for name in contract.streams}
+        )
+        self._last: Tick | None = None  # the step that the open segment ends with so far
         self._now_ns: int | None = None
         self._built: tuple[dict[str, int], np.ndarray] | None = None
         self._stream_of = {absolute(s.topic, namespace): s for s in contract.streams.values()}
@@ -189,7 +149,7 @@ class Assembler:
                 store.first_step_ns = record.stamp_ns
             if self.contract.wants_previous:
                 store.executed[record.stamp_ns] = record
-            store.pending.append(_Pending(record, receive_ns))
+            store.pending.append(Pending(record, receive_ns))
         elif topic == self._chunk_topic:
             chunk = decode_chunk(self._read(data, JOINT_TRAJECTORY), self.contract)
             self.last_chunk = store.chunks[chunk.stamp_ns] = chunk
@@ -241,7 +201,7 @@ class Assembler:
             if tick == _WAIT:
                 return
             store.pending.popleft()
-            if isinstance(tick, _Tick):
+            if isinstance(tick, Tick):
                 self._emit(tick, events)
             else:
                 self.counters[f'dropped_{tick}'] += 1
@@ -259,7 +219,7 @@ class Assembler:
         assert self._now_ns is not None
         return self._now_ns > since + self._lateness_ns
 
-    def _judge(self, record: StepRecord, decided: bool) -> _Tick | str:
+    def _judge(self, record: StepRecord, decided: bool) -> Tick | str:
         """Return the tick, ``wait``, or the reason why it cannot be.
 
         Args:
@@ -303,7 +263,7 @@ class Assembler:
                 return 'observation_mismatch'
             else:
                 planned = chunk.actions
-        return _Tick(
+        return Tick(
             record,
             outcome,
             self._observation(picked, before),
@@ -350,7 +310,7 @@ class Assembler:
             self._built = (key, state)
         return self._built[1]
 
-    def _emit(self, tick: _Tick, events: list[Event]) -> None:
+    def _emit(self, tick: Tick, events: list[Event]) -> None:
         record, outcome = tick.record, tick.outcome
         if not (np.isfinite(tick.observation).all() and np.isfinite(tick.next_observation).all()):
             self.counters['dropped_bad_observation'] += 1  # beyond float32
@@ -419,7 +379,7 @@ def _ends(outcome: Outcome) -> bool:
     return outcome.ended or outcome.truncated
 
 
-def _follows(last: _Tick, tick: _Tick, period_ns: int) -> bool:
+def _follows(last: Tick, tick: Tick, period_ns: int) -> bool:
     """Say whether `tick` is the next one of the same run."""
     before, record = last.record, tick.record
     return (
