@@ -419,6 +419,16 @@ def test_a_control_thread_that_died_is_noticed_and_the_safe_command_is_sent_with
     assert rig.sent.steps[-1].source == Source.HALT
 
 
+def test_a_control_thread_has_time_to_start_and_no_more_than_that():
+    rig = WallRig()
+    rig.driver.executor.start = rig.driver.prefetch.start = lambda *args, **kwargs: None
+    rig.driver.start(lambda error: None)
+    assert rig.driver.supervise(rig.clock.time_ns + 3_000 * MS) == ''
+    assert 'the control thread hangs' in rig.driver.supervise(rig.clock.time_ns + 4_000 * MS)
+    rig.run_until(100 * MS)
+    assert 'the control thread hangs' in rig.driver.supervise(rig.clock.time_ns + 600 * MS)
+
+
 def test_a_control_thread_that_hangs_is_gone_around_and_sends_nothing_afterwards(wait_until):
     gate, hanging = threading.Event(), threading.Event()
     with Threads(contract=fast()) as rig:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from qcfql_ros.control.prefetch import Prefetch
 
 LONGEST_PLAN_NS = 1_000_000_000  # or a chunk, where that is longer
+LONGEST_START_NS = 3_000_000_000  # until the control thread begins its first tick
 LONGEST_PAUSE_NS = 250_000_000  # of the control thread, or this many periods
 LONGEST_PAUSE_PERIODS = 10
 

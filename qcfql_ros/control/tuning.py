@@ -17,6 +17,7 @@ class Tuning:
         on_late: ``hold`` or ``repeat``; empty as the contract says; from the next chunk on.
         lead_s: a chunk's observation is taken this long before its first tick; None as started
             with; from the next episode on.
+        adaptive_lead: fit the lead to what planning took, between episodes; None as started with.
     """
 
     limits_scale: float = 1.0
@@ -24,6 +25,7 @@ class Tuning:
     num_action_samples: int = 0
     on_late: str = ''
     lead_s: float | None = None
+    adaptive_lead: bool | None = None
 
 
 class TuningBox:

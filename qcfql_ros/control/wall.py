@@ -30,7 +30,7 @@ from qcfql_ros.control.latest import LatestMessages, Sample
 from qcfql_ros.control.lead import adapted_lead_ns
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.control.prefetch import ChunkRequest, Prefetch
-from qcfql_ros.control.supervision import judge_pause, judge_planning
+from qcfql_ros.control.supervision import LONGEST_START_NS, judge_pause, judge_planning
 from qcfql_ros.data.steps import Source
 
 STOP_TIMEOUT_S = 1.0  # for a tick in progress; then the safe command is sent without it
@@ -137,9 +137,10 @@ class WallDriver:
     def start(self, died: Callable[[BaseException], None]) -> None:
         """Start both threads."""
         self.prefetch.start(died)
-        self._last_call_ns = self._clock.now_ns()
+        # The thread first asks for its priority and settles the interpreter.
+        self._last_call_ns = self._clock.now_ns() + LONGEST_START_NS
         self._driving = True
-        self.executor.start(self._last_call_ns, died, paced=False)
+        self.executor.start(self._clock.now_ns(), died, paced=False)
 
     def stop(self) -> None:
         """End both threads; send the safe command last, if anything was ever commanded.
@@ -303,13 +304,16 @@ class WallDriver:
 
     def _fit_lead(self) -> None:
         """Change the lead, which an episode keeps, to what is asked for or what planning takes."""
-        commander = self._commander
+        commander, adaptive = self._commander, self._adaptive_lead
         if commander.tuning is not None:
-            lead_s = commander.tuning.take().lead_s
-            if lead_s is not None and lead_s != self._tuned_lead_s:
+            tuning = commander.tuning.take()
+            lead_s = tuning.lead_s
+            if tuning.adaptive_lead is not None:
+                adaptive = tuning.adaptive_lead
+            if lead_s is not None and (not adaptive or lead_s != self._tuned_lead_s):
                 self._tuned_lead_s = lead_s
                 commander.lead_ns = round(lead_s * 1e9)
-        if self._adaptive_lead:
+        if adaptive:
             chunk_ns = self._planner.policy.info.action_chunk_size * self._contract.period_ns
             latencies = self.prefetch.latencies_ns
             commander.lead_ns = adapted_lead_ns(latencies, commander.lead_ns, chunk_ns)
