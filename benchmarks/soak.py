@@ -53,6 +53,8 @@ def table(name: str, report: dict[str, Any]) -> str:
         if isinstance(value, dict):
             rows.append(f'  {key}')
             rows += [f'    {what:28}{count:>12}' for what, count in sorted(value.items())]
+        elif key == 'memory_samples_kib':
+            rows.append(f'  {key}  {" ".join(map(str, value))}')
         elif isinstance(value, list):
             rows += [f'  ! {text}' for text in value]
         else:

@@ -24,6 +24,7 @@ CONTRACT = Path(__file__).with_name('soak_contract.yaml')
 LATE_SHARE, LATE_S = 0.02, 0.2
 START_S = 60.0
 QUIET_S = 2.0
+SAMPLE_S = 60.0
 SHOWN = ('ticks', 'holds', 'chunks', 'chunk_misses', 'episodes', 'refused', 'clipped')
 SHOWN += ('late_ticks', 'missed_ticks', 'accepted_weights', 'rejected_weights')
 
@@ -79,6 +80,7 @@ def _drive(robot: SoakRobot, processes: Processes, seconds: float) -> dict[str, 
     began_s = due_s = time.monotonic()
     ready_s = warm_s = quiet_s = None
     warm_kib = 0
+    samples: list[int] = []
     while True:
         time.sleep(max(0.0, due_s - time.monotonic()))
         robot.tick()
@@ -94,6 +96,8 @@ def _drive(robot: SoakRobot, processes: Processes, seconds: float) -> dict[str, 
         elif quiet_s is None:
             if warm_s is None and now_s - ready_s > min(60.0, seconds / 4):
                 warm_s, warm_kib = now_s, resident_kib(processes.pid('policy'))
+            if now_s - ready_s > len(samples) * SAMPLE_S:
+                samples.append(resident_kib(processes.pid('policy')))
             if now_s - ready_s > seconds and robot.end_faults():
                 quiet_s = now_s
         elif now_s - quiet_s > QUIET_S:
@@ -104,6 +108,7 @@ def _drive(robot: SoakRobot, processes: Processes, seconds: float) -> dict[str, 
         'memory_kib': kib,
         'growth_kib': kib - warm_kib,
         'growth_s': now_s - (warm_s or now_s),
+        'memory_samples_kib': samples,
     }
 
 
