@@ -155,6 +155,14 @@ def test_a_relative_row_is_spread_over_its_tick(kind):
         assert steps == pytest.approx(np.repeat([0.1, -0.2, 0.05], M))
 
 
+def test_a_tick_relative_to_the_measured_begins_there_and_not_where_the_last_one_ended():
+    desk = Desk(one_joint('linear', relative='measured'))
+    desk.play([[0.25]])
+    desk.play([[0.25]], measured=Measurement((0.4,)))  # the robot has not come as far as 0.6
+    assert desk.values()[M:] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert desk.rows() == [0.25, 0.25]
+
+
 def test_every_command_passes_the_limits_and_the_record_is_what_was_reached():
     desk = Desk(one_joint('linear', velocity=4.0))  # 0.2 a tick
     desk.play([[0.5], [0.5]])
