@@ -45,7 +45,11 @@ def velocity_contract(folder, **changes):
         changes: texts to replace, by name of no meaning: ``a=('old', 'new')``.
     """
     text = find_contract('point_reach').read_text()
-    for old, new in (('after_crash: resume', 'after_crash: wait'), *changes.values()):
+    robot = [
+        ('after_crash: resume', 'after_crash: wait'),
+        ('resume_after_stale: true', 'resume_after_stale: false'),
+    ]
+    for old, new in (*robot, *changes.values()):
         assert old in text, old
         text = text.replace(old, new)
     file = folder / 'velocity.yaml'
@@ -53,12 +57,45 @@ def velocity_contract(folder, **changes):
     return file
 
 
+POSITION = """
+contract: 1
+name: hand
+control: {rate_hz: 20.0, command_rate_hz: 100.0, upsampling: linear}
+streams:
+  joints: {topic: joint_states, type: sensor_msgs/msg/JointState, max_age_s: 0.2}
+features:
+  observation.state:
+    - {stream: joints, field: position, names: [x, y]}
+action:
+  names: [left, right]
+  commands:
+    - topic: commands
+      type: std_msgs/msg/Float64MultiArray
+      fields:
+        - {field: position, name: x, action: left, scale: 2.0}
+        - {field: position, name: y, action: right, scale: 2.0}
+safety:
+  limits: {left: {velocity: 2.0}, right: {velocity: 2.0}}
+  soft_start_s: 0.0
+  watchdog: {timeout_s: 0.2}
+outcome: {topic: outcome, success_timing: post}
+"""
+
+
+def position_contract(folder):
+    """Return the file of two positions for a controller that never times out."""
+    file = folder / 'hand.yaml'
+    file.write_text(POSITION)
+    return file
+
+
 def make_policy(contract, folder, spoil=None):
-    """Write a random policy of `contract`; `spoil` changes its tensors in place."""
+    """Write a random policy of `contract`; `spoil` changes its network in place."""
     info = PolicyInfo(contract.name, contract.hash, contract.state_dim, contract.action_dim, 4)
     policy = ChunkPolicy.random(info, seed=1)
     if spoil is not None:
-        spoil(policy)
+        spoil(policy.network)
+        policy = ChunkPolicy(policy.network, policy.normalizer, info)  # its digest follows
     file = folder / 'policy.safetensors'
     file.write_bytes(policy.to_bytes())
     return file
@@ -131,6 +168,8 @@ class Rig:
         deadline = time.monotonic() + timeout_s
         while not (value := predicate()):
             assert time.monotonic() < deadline, f'waited {timeout_s} s for {what}: {self.said()}'
+            if self.processes and all(p.poll() for p in self.processes):  # ended in error
+                deadline = min(deadline, time.monotonic() + 2.0)
             time.sleep(0.005)
         return value
 
@@ -185,7 +224,10 @@ class Rig:
         )
 
     def moves(self, message):
-        """Whether a TwistStamped moves the robot."""
+        """Whether a command moves the robot: a twist by itself, positions by changing."""
+        if hasattr(message, 'data'):
+            place = next(i for i, (_, m) in enumerate(self.commands) if m is message)
+            return place > 0 and self.commands[place - 1][1].data != message.data
         return bool(np.any([message.twist.linear.x, message.twist.linear.y]))
 
     def last_commands(self):
