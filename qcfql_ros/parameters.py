@@ -13,6 +13,9 @@ from typing import Any
 
 from qcfql_ros.errors import ParameterError, nearest
 
+AT_START, NEXT_CHUNK, NEXT_EPISODE = 'at start', 'next chunk', 'next episode'
+NEXT_REPORT = 'next report'
+EFFECTS = (AT_START, NEXT_CHUNK, NEXT_EPISODE, NEXT_REPORT)
 TYPE_WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text'}
 
 
@@ -28,7 +31,7 @@ class Parameter:
         unit: for people; the name carries it too (`_s`, `_hz`).
         low, high: inclusive bounds of a number; None is open.
         choices: the only texts allowed; empty is any.
-        read_only: read once at start; `ros2 param set` is refused.
+        effect: when a change takes effect; what does so 'at start' cannot be changed later.
     """
 
     name: str
@@ -39,13 +42,25 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    read_only: bool = True
+    effect: str = AT_START
 
     def __post_init__(self) -> None:
         """Raise ParameterError for a default that the declaration itself forbids."""
-        if self.type not in TYPE_WORDS:
-            raise ParameterError(f'parameter {self.name}: type {self.type} is not supported')
+        if self.type not in TYPE_WORDS or self.effect not in EFFECTS:
+            raise ParameterError(
+                f'parameter {self.name}: type {self.type}, effect {self.effect!r}: not supported'
+            )
         self.check(self.default)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether `ros2 param set` is refused."""
+        return self.effect == AT_START
+
+    @property
+    def key(self) -> str:
+        """The name as a Python identifier: dots, which ROS groups names by, as underscores."""
+        return self.name.replace('.', '_')
 
     def check(self, value: Any) -> Any:
         """Return `value` as this parameter's type; raise ParameterError saying what is wrong."""
@@ -58,7 +73,7 @@ class Parameter:
                 f'wanted {TYPE_WORDS[self.type]}'
             )
         if self.choices and value not in self.choices:
-            wanted = ', '.join(self.choices)
+            wanted = ', '.join(choice or 'an empty text' for choice in self.choices)
             raise ParameterError(
                 f'parameter {self.name} is {value!r}; wanted one of: {wanted}'
                 + nearest(value, self.choices)
@@ -96,6 +111,22 @@ PACING = Parameter(
     choices=('wall', 'lockstep'),
 )
 
+
+def _threshold(name: str, default: float, unit: str) -> Parameter:
+    what, measure, level = name.split('.')
+    of = {'periodicity': 'the rate of commands', 'execution_time': 'what a command takes'}[what]
+    return Parameter(
+        f'diagnostics.threshold.{name}',
+        float,
+        default,
+        f'Above this, the {measure.replace("_", " ")} of {of} over a second is '
+        f'{"a warning" if level == "warn" else "an error"} (wall pacing only).',
+        unit=unit,
+        low=0.0,
+        effect=NEXT_REPORT,
+    )
+
+
 POLICY_NODE = (
     CONTRACT,
     Parameter('model', str, '', 'Policy file (safetensors) to start with.'),
@@ -110,6 +141,57 @@ POLICY_NODE = (
         unit='s',
         low=0.0,
         high=1.0,
+        effect=NEXT_EPISODE,
+    ),
+    Parameter(
+        'adaptive_lead',
+        bool,
+        False,
+        'Fit the lead to what planning took lately, from episode to episode (wall pacing only).',
+        effect=NEXT_EPISODE,
+    ),
+    Parameter(
+        'execution_horizon',
+        int,
+        0,
+        'Rows of a chunk that are played before the next one takes over; 0 plays all.',
+        low=0,
+        high=64,
+    ),
+    Parameter(
+        'limits_scale',
+        float,
+        1.0,
+        "On the contract's velocity and acceleration limits.",
+        low=0.01,
+        high=1.0,
+        effect=NEXT_CHUNK,
+    ),
+    Parameter(
+        'noise_scale',
+        float,
+        1.0,
+        'On the noise that a plan starts from; 0 plans from the mean of it.',
+        low=0.0,
+        high=2.0,
+        effect=NEXT_CHUNK,
+    ),
+    Parameter(
+        'num_action_samples',
+        int,
+        0,
+        'Candidates that a best-of-N policy chooses from; 0 as trained.',
+        low=0,
+        high=1024,
+        effect=NEXT_CHUNK,
+    ),
+    Parameter(
+        'on_late',
+        str,
+        '',
+        'What the robot does while a chunk is late; empty as the contract says.',
+        choices=('', 'hold', 'repeat'),
+        effect=NEXT_CHUNK,
     ),
     Parameter('threads', int, 1, 'CPU threads of torch.', low=1, high=256),
     Parameter(
@@ -141,6 +223,14 @@ POLICY_NODE = (
         'Folder that keeps a halt over restarts; empty takes $ROS_HOME/qcfql_ros, or '
         '~/.ros/qcfql_ros, if the contract says `after_crash: wait`, else memory only.',
     ),
+    _threshold('periodicity.mean_error.warn', 5.0, 'Hz'),
+    _threshold('periodicity.mean_error.error', 10.0, 'Hz'),
+    _threshold('periodicity.standard_deviation.warn', 5.0, 'Hz'),
+    _threshold('periodicity.standard_deviation.error', 10.0, 'Hz'),
+    _threshold('execution_time.mean_error.warn', 10_000.0, 'us'),
+    _threshold('execution_time.mean_error.error', 20_000.0, 'us'),
+    _threshold('execution_time.standard_deviation.warn', 10_000.0, 'us'),
+    _threshold('execution_time.standard_deviation.error', 20_000.0, 'us'),
 )
 
 WATCHDOG_NODE = (CONTRACT,)
@@ -194,6 +284,52 @@ LEARNER_NODE = (
         unit='s',
         low=0.1,
         high=86400.0,
+    ),
+    Parameter(
+        'capacity',
+        int,
+        1_000_000,
+        'Steps of practice that the replay holds; the oldest make room.',
+        unit='steps',
+        low=1000,
+        high=2**31 - 1,
+    ),
+    Parameter(
+        'split_mb',
+        int,
+        512,
+        'A file of the bag is closed and the next begun at this size,',
+        unit='MB',
+        low=1,
+        high=1_000_000,
+    ),
+    Parameter('split_s', float, 3600.0, 'and at this age; 0 for any age.', 's', low=0.0, high=1e9),
+    Parameter(
+        'spool_mb',
+        int,
+        256,
+        'Messages kept in memory while the disk stalls; recording stops beyond this size,',
+        unit='MB',
+        low=1,
+        high=1_000_000,
+    ),
+    Parameter(
+        'spool_s',
+        float,
+        30.0,
+        'and when a message has waited this long for the disk.',
+        unit='s',
+        low=0.1,
+        high=3600.0,
+    ),
+    Parameter(
+        'keep_mb',
+        int,
+        0,
+        'The oldest closed files of the bag are deleted when it is larger, but none that the '
+        'replay still holds; 0 keeps all.',
+        unit='MB',
+        low=0,
     ),
     SEED,
     PACING,

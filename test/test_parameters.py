@@ -18,22 +18,34 @@ from qcfql_ros.parameters import (
 
 NODES = Path(__file__).parents[1] / 'qcfql_ros' / 'nodes'
 TABLES = {
-    'policy_node.py': POLICY_NODE,
-    'learner_node.py': LEARNER_NODE,
-    'gym_robot_node.py': ROBOT_NODE,
-    'watchdog_node.py': WATCHDOG_NODE,
+    'policy_node': (POLICY_NODE, ('policy_*.py', 'driving.py')),
+    'learner_node': (LEARNER_NODE, ('learner_*.py', 'recording.py')),
+    'gym_robot_node': (ROBOT_NODE, ('gym_robot_node.py',)),
+    'watchdog_node': (WATCHDOG_NODE, ('watchdog_node.py',)),
 }
 
 
-@pytest.mark.parametrize('file', TABLES)
-def test_a_knob_that_nothing_reads_does_not_exist(file: str) -> None:
-    files = [NODES / file, NODES / file.replace('_node', '_setup')]
-    trees = [ast.walk(ast.parse(path.read_text())) for path in files if path.exists()]
-    read = {node.attr for tree in trees for node in tree if isinstance(node, ast.Attribute)}
-    assert [p.name for p in TABLES[file] if p.name not in read] == []
+def unread(table, patterns):
+    """Return the names of `table` that no syntax tree of these files has as attribute or text."""
+    read = set()
+    for path in (path for pattern in patterns for path in NODES.glob(pattern)):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                read.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read.add(node.value)
+    return [parameter.name for parameter in table if parameter.name not in read]
 
 
-@pytest.mark.parametrize('table', TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize('node', TABLES)
+def test_a_knob_that_nothing_reads_is_found(node: str) -> None:
+    table, patterns = TABLES[node]
+    assert unread(table, patterns) == []
+    fake = Parameter('knob_of_nobody', float, 1.0, 'Nothing.')
+    assert unread((*table, fake), patterns) == ['knob_of_nobody']
+
+
+@pytest.mark.parametrize('table', [table for table, _ in TABLES.values()], ids=TABLES)
 def test_defaults_pass_their_own_check_and_an_unknown_name_is_named(table) -> None:
     assert set(check_values(table, {})) == {parameter.name for parameter in table}
     with pytest.raises(

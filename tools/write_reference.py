@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/parameters.md and docs/settings.md from the declarations; `--check` only compares."""
+"""Write pages and parameter files from the declarations; `--check` only compares.
+
+The pages are docs/parameters.md and docs/settings.md, the files config/<node>.params.yaml.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -12,9 +17,21 @@ from typing import Any
 from qcfql_ros.algorithm.config import METHODS, PRESETS, AlgorithmConfig
 from qcfql_ros.cli.train_settings import setting_descriptions, shown
 from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, SIM_ARGUMENTS
-from qcfql_ros.parameters import LEARNER_NODE, POLICY_NODE, ROBOT_NODE, Parameter
+from qcfql_ros.parameters import (
+    LEARNER_NODE,
+    POLICY_NODE,
+    ROBOT_NODE,
+    WATCHDOG_NODE,
+    Parameter,
+)
 
-DOCS = Path(__file__).resolve().parent.parent / 'docs'
+ROOT = Path(__file__).resolve().parent.parent
+NODES = {
+    'policy_node': ('policy', POLICY_NODE),
+    'learner_node': ('learner', LEARNER_NODE),
+    'watchdog_node': ('watchdog', WATCHDOG_NODE),
+    'gym_robot_node': ('robot', ROBOT_NODE),
+}
 SETTINGS_HEAD = """\
 # Settings of the algorithm
 
@@ -26,14 +43,26 @@ PARAMETERS_HEAD = """\
 # Parameters
 
 Made by `make reference` from `qcfql_ros/parameters.py`; `make lint` compares. A value out of range
-is refused at start and at `ros2 param set`, with the reason.
+is refused at start and at `ros2 param set`, with the reason. What takes effect at start is
+read-only from then on. Parameters that are set in one call (`ros2 param load`,
+`set_parameters_atomically`) are taken or refused together; the node checks them against each
+other, the contract and the policy too.
+
+`config/<node>.params.yaml` holds the defaults of each node, to copy and change:
+`policy_node --ros-args --params-file policy_node.params.yaml`.
+"""
+YAML_HEAD = """\
+# Parameters of {node} with their defaults: a copy of this file, changed, is what
+# `{node} --ros-args --params-file FILE` takes. Made by `make reference`.
+/**/{name}:
+  ros__parameters:
 """
 
 
 def allowed(parameter: Parameter) -> str:
     """Return the allowed values in words."""
     if parameter.choices:
-        return ', '.join(f'`{choice}`' for choice in parameter.choices)
+        return ', '.join(f'`{choice}`' if choice else 'empty' for choice in parameter.choices)
     bounds = [
         f'{sign} {bound if isinstance(bound, int) else format(bound, "g")}'
         for sign, bound in (('≥', parameter.low), ('≤', parameter.high))
@@ -54,14 +83,13 @@ def table(title: str, parameters: Iterable[Parameter]) -> str:
     """Return one section."""
     lines = [
         f'\n## {title}\n',
-        '| name | type | default | allowed | unit | set | what |',
+        '| name | type | default | allowed | unit | takes effect | what |',
         '|---|---|---|---|---|---|---|',
     ]
     for parameter in parameters:
-        when = 'at start' if parameter.read_only else 'any time'
         lines.append(
             f'| `{parameter.name}` | {parameter.type.__name__} | {default(parameter)} '
-            f'| {allowed(parameter)} | {parameter.unit or "-"} | {when} '
+            f'| {allowed(parameter)} | {parameter.unit or "-"} | {parameter.effect} '
             f'| {parameter.description} |'
         )
     return '\n'.join(lines) + '\n'
@@ -71,13 +99,30 @@ def parameters_page() -> str:
     """Return docs/parameters.md."""
     return PARAMETERS_HEAD + ''.join(
         (
-            table('policy_node', POLICY_NODE),
-            table('learner_node', LEARNER_NODE),
-            table('gym_robot_node', ROBOT_NODE),
+            *(table(node, parameters) for node, (_, parameters) in NODES.items()),
             table('robot.launch.py', ROBOT_ARGUMENTS),
             table('sim.launch.py', SIM_ARGUMENTS),
         )
     )
+
+
+def parameter_file(node: str) -> str:
+    """Return config/<node>.params.yaml."""
+    name, parameters = NODES[node]
+    lines = []
+    for parameter in parameters:
+        limits = f' Allowed: {allowed(parameter).replace("`", "")}' if limited(parameter) else ''
+        unit = f' [{parameter.unit}]' if parameter.unit else ''
+        comment = f'{parameter.description}{unit}{limits}. Takes effect: {parameter.effect}.'
+        comment = comment.replace('..', '.')
+        lines += textwrap.wrap(comment, 95, initial_indent='    # ', subsequent_indent='    # ')
+        lines.append(f'    {parameter.name}: {json.dumps(parameter.default)}')
+    return YAML_HEAD.format(node=node, name=name) + '\n'.join(lines) + '\n'
+
+
+def limited(parameter: Parameter) -> bool:
+    """Whether not every value of its type is allowed."""
+    return allowed(parameter) != '-'
 
 
 def words_table(title: str, first: str, columns: dict[str, dict[str, Any]]) -> str:
@@ -117,15 +162,25 @@ def settings_page() -> str:
     )
 
 
+def written() -> dict[Path, str]:
+    """Return what each file must hold."""
+    files = {
+        ROOT / 'docs' / 'parameters.md': parameters_page(),
+        ROOT / 'docs' / 'settings.md': settings_page(),
+    }
+    for node in NODES:
+        files[ROOT / 'config' / f'{node}.params.yaml'] = parameter_file(node)
+    return files
+
+
 def main() -> int:
-    """Write the pages, or compare them."""
+    """Write the files, or compare them."""
     status = 0
-    for name, text in (('parameters.md', parameters_page()), ('settings.md', settings_page())):
-        page = DOCS / name
+    for file, text in written().items():
         if '--check' not in sys.argv:
-            page.write_text(text, encoding='utf-8')
-        elif not page.exists() or page.read_text(encoding='utf-8') != text:
-            print(f'{page} is not what the declarations say; run: make reference', file=sys.stderr)
+            file.write_text(text, encoding='utf-8')
+        elif not file.exists() or file.read_text(encoding='utf-8') != text:
+            print(f'{file} is not what the declarations say; run: make reference', file=sys.stderr)
             status = 1
     return status
 

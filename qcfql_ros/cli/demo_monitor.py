@@ -86,9 +86,11 @@ class DemoMonitor:
         self.practice.add(outcome, time.monotonic(), -1 if version is None else int(version))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        heard: dict[str, dict[str, str]] = {}
         for status in message.status:
             source = status.name.partition(':')[0].strip().rpartition('/')[2]
-            self.diagnostics[source] = {pair.key: pair.value for pair in status.values}
+            heard.setdefault(source, {}).update((p.key, p.value) for p in status.values)
+        self.diagnostics |= heard
 
     def __enter__(self) -> DemoMonitor:
         """Return itself."""

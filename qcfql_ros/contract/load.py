@@ -91,6 +91,8 @@ def find_contract(path_or_name: str | Path) -> Path:
     known: dict[str, Path] = {}
     for folder in _config_folders():
         for path in sorted(folder.glob('*.yaml')):
+            if path.name.endswith('.params.yaml'):
+                continue  # of a node
             known.setdefault(path.stem, path)
     if text not in known:
         raise ContractError(

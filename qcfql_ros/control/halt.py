@@ -59,12 +59,14 @@ class HaltLatch:
 
     Attributes:
         reason: why it is halted.
+        halts: how often it was since the process began.
         disk_error: why the file could not be written, or ''; the latch holds in memory.
     """
 
     def __init__(self, file: Path | None, after_crash: str = 'wait') -> None:
         self.file = file
         self.reason = ''
+        self.halts = 0
         self.disk_error = ''
         self._lock = threading.Lock()
         self._halted = threading.Event()
@@ -92,6 +94,7 @@ class HaltLatch:
             reason: for people.
             wait: until it is on disk; False leaves that to a thread, for the control thread.
         """
+        self.halts += not self.halted
         self.reason = reason
         self._halted.set()
         if wait:

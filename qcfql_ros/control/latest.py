@@ -50,6 +50,11 @@ class LatestMessages:
             samples.clear()
         samples.append(sample)
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of all streams."""
+        return tuple(self._samples)
+
     def newest(self, stream: str) -> Sample | None:
         """Return the last message of `stream`."""
         try:

@@ -54,6 +54,12 @@ class Planner:
         seed: of the run.
         counters: to count in.
         tuning: what may be changed while running; looked at before each plan.
+
+    Attributes:
+        policy: in use.
+        last_observation: planned from; None before the first.
+        swaps: policies taken into use after the first.
+        swap_wait_ns: how long the last of them had waited for the next plan.
     """
 
     def __init__(
@@ -64,14 +70,16 @@ class Planner:
         self.last_observation: np.ndarray | None = None
         self._seed = seed
         self._counters = counters
-        self._offered: deque[Policy] = deque(maxlen=1)
+        self.swaps = 0
+        self.swap_wait_ns = 0
+        self._offered: deque[tuple[Policy, int]] = deque(maxlen=1)
         self._number = 0
         self._episode = -1
         self._in_episode = 0
 
     def offer(self, policy: Policy) -> None:
         """Take this policy from the next chunk on; a newer offer replaces an unused one."""
-        self._offered.append(policy)
+        self._offered.append((policy, time.monotonic_ns()))
 
     def plan(
         self, observation: np.ndarray, stamps: dict[str, int], episode: int, epoch: int
@@ -89,7 +97,9 @@ class Planner:
                 has no candidates to choose from though a number of them is wanted.
         """
         if self._offered:
-            self.policy = self._offered.pop()
+            self.policy, offered_ns = self._offered.pop()
+            self.swap_wait_ns = time.monotonic_ns() - offered_ns
+            self.swaps += 1
         if episode != self._episode:
             self._episode, self._in_episode = episode, 0
         policy = self.policy

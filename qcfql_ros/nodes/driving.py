@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -16,6 +17,8 @@ from qcfql_ros.control.commander import Commander
 from qcfql_ros.control.executor import NextCall
 from qcfql_ros.control.lockstep import LockstepDriver
 from qcfql_ros.control.realtime import RealtimeThread
+from qcfql_ros.control.tick_times import TickTimes
+from qcfql_ros.control.tuning import TuningBox
 from qcfql_ros.control.wall import State, WallDriver
 from qcfql_ros.control.watchdog import HALTED, HOLDING, INACTIVE, RUNNING
 from qcfql_ros.nodes.command_output import CommandOutput
@@ -30,14 +33,24 @@ STOP_WITHIN_S = 1.0
 QUIET = SubscriptionEventCallbacks(use_default_callbacks=False)
 
 
-class _BeatingDriver(WallDriver):
-    """Says with each call of the control thread that this thread lives, and what it does."""
+class BeatingDriver(WallDriver):
+    """Says with each call of the control thread that this thread lives, and what it does.
+
+    Attributes:
+        beat: told the state.
+        times: of the commands.
+    """
 
     beat: Callable[[str], None]
+    times: TickTimes
 
     def tick(self, deadline_ns: int) -> NextCall | None:
-        holds = self._counters.holds
+        holds, commands = self._counters.holds, self._counters.commands
         following = super().tick(deadline_ns)
+        if self.state is State.RUNNING and self._counters.commands > commands:
+            self.times.add(deadline_ns, self.executor.last_begin_ns, time.monotonic_ns())
+        else:
+            self.times.pause()
         if self.state is State.HALTED:
             self.beat(HALTED)
         elif self.state is State.RUNNING and self._counters.holds == holds:
@@ -57,8 +70,8 @@ class Driving:
         setup: contract, planner, weight gate, halt latch, counters.
         sensing: what is heard of the robot.
         heartbeat: says what is done.
-        pacing: 'wall' or 'lockstep'.
-        lead_s: for wall pacing.
+        parameters: of the node, checked.
+        tuning: what may be changed while driving.
         died: told the exception of a thread that dies.
         realtime: around the control thread (wall pacing only).
     """
@@ -69,8 +82,8 @@ class Driving:
         setup: Setup,
         sensing: Sensing,
         heartbeat: Heartbeat,
-        pacing: str,
-        lead_s: float,
+        parameters: Any,
+        tuning: TuningBox,
         died: Callable[[BaseException], None],
         realtime: RealtimeThread,
     ) -> None:
@@ -78,25 +91,30 @@ class Driving:
         self._setup = setup
         self._sensing = sensing
         self._heartbeat = heartbeat
-        self.on_the_wall = pacing == 'wall'
+        self.realtime = realtime
+        self.on_the_wall = parameters.pacing == 'wall'
         contract = setup.contract
-        self.output = CommandOutput(node, contract, pacing)
+        self.output = CommandOutput(node, contract, parameters.pacing)
         self._fence = Fence(self.output, contract)
         commander = Commander(
             contract,
             self._fence,
             setup.counters,
             not self.on_the_wall,
-            round(lead_s * 1e9),
+            round(parameters.lead_s * 1e9),
+            tuning,
         )
         shared = (contract, setup.planner, commander, setup.latch, setup.counters)
+        horizon = parameters.execution_horizon
         self.driver: LockstepDriver | WallDriver
         if self.on_the_wall:
-            driver = _BeatingDriver(*shared, self._ros_now_ns, surroundings=realtime)
-            driver.beat = self._beat
+            driver = BeatingDriver(
+                *shared, self._ros_now_ns, execution_horizon=horizon, surroundings=realtime
+            )
+            driver.beat, driver.times = self._beat, TickTimes()
             self.driver = driver
         else:
-            self.driver = LockstepDriver(*shared, self.output.connected)
+            self.driver = LockstepDriver(*shared, self.output.connected, horizon)
         sensing.attach(self.driver)
         self._weights = node.create_subscription(
             UInt8MultiArray,
@@ -116,7 +134,7 @@ class Driving:
 
     def supervise(self) -> str:
         """Return which thread died or hangs, or ''; called about ten times a second."""
-        if isinstance(self.driver, _BeatingDriver):
+        if isinstance(self.driver, BeatingDriver):
             return self.driver.supervise(time.monotonic_ns())
         self._beat(HALTED if self._setup.latch.halted else RUNNING)
         return ''

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -17,13 +18,16 @@ from std_srvs.srv import Trigger
 
 from qcfql_ros.contract.topics import HALT_TOPIC, WATCHDOG_TOPIC
 from qcfql_ros.control.realtime import RealtimeThread, RealtimeWishes
+from qcfql_ros.control.tuning import TuningBox
 from qcfql_ros.control.watchdog import INACTIVE
 from qcfql_ros.errors import NotReadyError, QcfqlError, SupervisionError
-from qcfql_ros.nodes.driving import Driving
+from qcfql_ros.nodes.driving import BeatingDriver, Driving
 from qcfql_ros.nodes.heartbeat import HEARTBEAT_QOS, Heartbeat
 from qcfql_ros.nodes.lifecycle import refuse_wrong_transitions
 from qcfql_ros.nodes.policy_diagnostics import PolicyDiagnostics
 from qcfql_ros.nodes.policy_setup import Setup, set_up
+from qcfql_ros.nodes.policy_timing import TimingTopic
+from qcfql_ros.nodes.policy_tuning import check_tuning, tuning_of
 from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.ros_parameters import declare_parameters
 from qcfql_ros.nodes.sensing import Sensing
@@ -32,6 +36,7 @@ from qcfql_ros.parameters import POLICY_NODE
 CONNECT_S = 0.02
 RETRY_S = 0.1
 SUPERVISE_S = 0.1
+TIMING_S = 0.1
 WATCHDOG_MAX_AGE_NS = 1_000_000_000
 
 
@@ -42,9 +47,12 @@ class PolicyNode(LifecycleNode):
         super().__init__('policy')
         refuse_wrong_transitions(self)
         self._stop = stop
-        self._values = declare_parameters(self, POLICY_NODE)
-        self._failure: BaseException | None = None
         self._setup: Setup | None = None
+        self._values = declare_parameters(
+            self, POLICY_NODE, self._check_parameters, self._on_parameters
+        )
+        self._tuning = TuningBox(tuning_of(self._values))
+        self._failure: BaseException | None = None
         self._configured = False
         self._sensing: Sensing | None = None
         self._driving: Driving | None = None
@@ -53,8 +61,10 @@ class PolicyNode(LifecycleNode):
         self._watchdog_heard_ns: int | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._heartbeat = Heartbeat(self)
-        self._diagnostics = PolicyDiagnostics(self)
+        self._diagnostics = PolicyDiagnostics(self, self._values)
+        self._timing = TimingTopic(self)
         self.create_timer(1.0, self._on_second, clock=self._steady)
+        self.create_timer(TIMING_S, self._on_timing, clock=self._steady)
         self.create_timer(SUPERVISE_S, self._on_supervise, clock=self._steady)
         self.create_service(Trigger, '~/halt', self._on_halt)
         self.create_service(Trigger, '~/resume', self._on_resume)
@@ -80,6 +90,13 @@ class PolicyNode(LifecycleNode):
             if self._failure is not None:
                 raise self._failure
         self._starting.cancel()
+
+    def _check_parameters(self, wanted: SimpleNamespace) -> None:
+        if self._configured:
+            check_tuning(wanted, self._setup.contract, self._setup.planner.policy)
+
+    def _on_parameters(self, values: SimpleNamespace) -> None:
+        self._tuning.wanted = tuning_of(values)
 
     # Exceptions in these callbacks are swallowed by rclpy: they are caught and said here.
 
@@ -133,7 +150,7 @@ class PolicyNode(LifecycleNode):
         self._wishes = RealtimeWishes(
             values.realtime_priority, values.cpu_affinity, values.lock_memory
         )
-        setup = set_up(self._values, self.get_namespace(), self._setup, log.error)
+        setup = set_up(values, self.get_namespace(), self._setup, log.error, self._tuning)
         self._setup = setup
         self._diagnostics.configured(
             setup.contract, setup.planner, setup.gate, setup.latch, setup.counters
@@ -176,8 +193,8 @@ class PolicyNode(LifecycleNode):
             self._setup,
             self._sensing,
             self._heartbeat,
-            self._values.pacing,
-            self._values.lead_s,
+            self._values,
+            self._tuning,
             self._on_died,
             RealtimeThread(self._wishes, self.get_logger().warning),
         )
@@ -289,10 +306,19 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _on_second(self) -> None:
+        self._diagnostics.supervision = self._died
+        wanted = self._configured and self._wants_watchdog()
+        seen = 'seen' if self._watchdog_heard() else 'not seen'
+        self._diagnostics.watchdog = seen if wanted else 'not wanted'
         if self._driving is None:
             self._diagnostics.inactive(self._waiting)
         else:
-            self._diagnostics.active(self._driving)
+            self._diagnostics.active(self._driving, self._heartbeat.state)
+
+    def _on_timing(self) -> None:
+        driver = self._driving and self._driving.driver
+        if isinstance(driver, BeatingDriver):
+            self._timing.send(driver)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -16,8 +16,10 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner
+from qcfql_ros.control.tuning import TuningBox
 from qcfql_ros.errors import ParameterError
 from qcfql_ros.nodes.heartbeat import check_timeout
+from qcfql_ros.nodes.policy_tuning import check_tuning
 from qcfql_ros.nodes.weight_gate import WeightGate, check_fit, try_out
 
 
@@ -34,7 +36,11 @@ class Setup:
 
 
 def set_up(
-    parameters: Any, namespace: str, before: Setup | None, log: Callable[[str], None]
+    parameters: Any,
+    namespace: str,
+    before: Setup | None,
+    log: Callable[[str], None],
+    tuning: TuningBox,
 ) -> Setup:
     """Read contract and model, and plan once.
 
@@ -43,6 +49,7 @@ def set_up(
         namespace: of the node.
         before: an earlier configuration of this process, whose halt holds on.
         log: told what nobody expected of received weights.
+        tuning: what may be changed while running.
 
     Raises:
         QcfqlError: a parameter, the contract or the model is wrong, or they do not fit.
@@ -61,6 +68,7 @@ def set_up(
         check_timeout(contract)
     policy = ChunkPolicy.load(parameters.model, device)
     check_fit(policy, contract, parameters.model)
+    check_tuning(parameters, contract, policy)
     try_out(policy, np.zeros(contract.state_dim, dtype=np.float32), parameters.model)
     after_crash = contract.after_crash
     latch = HaltLatch(
@@ -69,6 +77,6 @@ def set_up(
     if before is not None and before.latch.halted:  # cleanup is no ~/resume
         latch.halt(before.latch.reason)
     counters = Counters()
-    planner = Planner(policy, parameters.seed, counters)
+    planner = Planner(policy, parameters.seed, counters, tuning)
     gate = WeightGate(contract, planner, device, log)
     return Setup(contract, planner, gate, latch, counters, device)

@@ -15,7 +15,7 @@ import numpy as np
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.planner import Planner
-from qcfql_ros.errors import ModelError, WeightError
+from qcfql_ros.errors import ModelError, ParameterError, WeightError
 from qcfql_ros.nodes.weights import PART_BYTES, ReceivedWeights, WeightReceiver
 
 REASON_CHARACTERS = 500
@@ -51,7 +51,13 @@ def try_out(policy: ChunkPolicy, observation: np.ndarray, where: str) -> None:
         )
 
 
-def check_speed(policy: ChunkPolicy, observation: np.ndarray, period_s: float, where: str) -> None:
+def check_speed(
+    policy: ChunkPolicy,
+    observation: np.ndarray,
+    period_s: float,
+    where: str,
+    num_samples: int = 0,
+) -> None:
     """Refuse a policy that takes longer to plan a chunk than the robot to play it.
 
     Raises:
@@ -60,13 +66,13 @@ def check_speed(policy: ChunkPolicy, observation: np.ndarray, period_s: float, w
     took_s = []
     for seed in (1, 2):  # the faster of two, for the machine may be busy
         begin_s = time.monotonic()
-        policy.plan(observation, seed)
+        policy.plan(observation, seed, num_samples=num_samples)
         took_s.append(time.monotonic() - begin_s)
     chunk_s = policy.info.action_chunk_size * period_s
     if min(took_s) > chunk_s:
         raise ModelError(
             f'{where}: planning a chunk takes {min(took_s):.2g} s, playing it {chunk_s:.2g} s; '
-            'train with a lower num_action_samples, or smaller networks'
+            'take a lower num_action_samples, or train smaller networks'
         )
 
 
@@ -157,7 +163,13 @@ class WeightGate:
         if observation is None:
             observation = np.zeros(self._contract.state_dim, dtype=np.float32)
         try_out(policy, observation, where)
-        check_speed(policy, observation, self._contract.period_ns * 1e-9, where)
+        num_samples = self._planner.tuning.wanted.num_action_samples
+        try:
+            policy.check_samples(num_samples)
+        except ParameterError as error:
+            raise WeightError(f'{where}: {error}') from error
+        period_s = self._contract.period_ns * 1e-9
+        check_speed(policy, observation, period_s, where, num_samples)
         if not again and self._session is not None:
             self._past_sessions.add(self._session)
         self._session, self._version = received.session, received.version
