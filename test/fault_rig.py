@@ -163,7 +163,7 @@ class Rig:
         """Return (receive time, message) of the first command topic."""
         return next(iter(self.heard.values()))
 
-    def until(self, predicate, what, timeout_s=30.0):
+    def until(self, predicate, what, timeout_s=60.0):
         """Wait for something, or fail saying what for."""
         deadline = time.monotonic() + timeout_s
         while not (value := predicate()):

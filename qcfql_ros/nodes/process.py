@@ -9,7 +9,7 @@
     sys.exit(main())
 
 Exit status: 0 after SIGINT, SIGTERM or `stop.request()`; 2 with one line on stderr for a
-QcfqlError; 1 with the traceback for anything else.
+QcfqlError; 1 for a thread that hangs, and with the traceback for anything else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from qcfql_ros.errors import ParameterError, QcfqlError
+from qcfql_ros.errors import ParameterError, QcfqlError, SupervisionError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -154,7 +154,8 @@ def _report(error: BaseException | None) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, QcfqlError):
         print(f'qcfql: {error}', file=sys.stderr, flush=True)
-        return 2
+        # A thread that hung may not hang in the next run; a setting stays wrong.
+        return 1 if isinstance(error, SupervisionError) else 2
     traceback.print_exception(error)
     sys.stderr.flush()
     return 1
