@@ -2,7 +2,8 @@
 """Policy and learner: `ros2 launch qcfql_ros robot.launch.py contract:=... model:=...`.
 
 The policy node starts itself (its parameter `autostart`). If it fails, the launch ends and says
-so; the learner may fail and the robot goes on.
+so; the learner may fail and the robot goes on. Where the contract says `safety.watchdog` and the
+pacing is `wall`, watchdog_node is started too, and again if it ends; the policy waits for it.
 """
 
 import sys
@@ -16,7 +17,12 @@ from launch import LaunchDescription
 from qcfql_ros.cli.shipped_models import find_model
 from qcfql_ros.contract.load import load_contract
 from qcfql_ros.errors import ParameterError, QcfqlError
-from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, check_arguments, run_folder
+from qcfql_ros.nodes.launching import (
+    ROBOT_ARGUMENTS,
+    check_arguments,
+    needs_watchdog,
+    run_folder,
+)
 
 # launch's own 5 s are too short for the learner: it closes the bag and keeps a checkpoint.
 ORDERLY_END_S = '30'
@@ -82,13 +88,15 @@ def start(context):
         'behavior_weighting': values['behavior_weighting'],
     }
 
-    def node(name, parameters, ends_all):
+    def node(name, parameters, ends_all, respawn=False):
         return Node(
             package='qcfql_ros',
             executable=f'{name}_node',
             name=name,
             namespace=values['namespace'],
-            parameters=[shared | parameters],
+            parameters=[parameters],
+            respawn=respawn,
+            respawn_delay=1.0,
             output='screen',
             emulate_tty=True,
             sigterm_timeout=ORDERLY_END_S,
@@ -96,7 +104,11 @@ def start(context):
             on_exit=on_exit(f'{name}_node', ends_all),
         )
 
-    return [node('learner', learner, False), node('policy', policy, True)]
+    nodes = [node('learner', shared | learner, False), node('policy', shared | policy, True)]
+    if needs_watchdog(contract, values['pacing']):
+        watchdog = {key: shared[key] for key in ('contract', 'use_sim_time')}
+        nodes.append(node('watchdog', watchdog, False, respawn=True))
+    return nodes
 
 
 def generate_launch_description():

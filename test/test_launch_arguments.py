@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.errors import ParameterError
-from qcfql_ros.nodes.launching import ROBOT_ARGUMENTS, SIM_ARGUMENTS, check_arguments, run_folder
+from qcfql_ros.nodes.launching import (
+    ROBOT_ARGUMENTS,
+    SIM_ARGUMENTS,
+    check_arguments,
+    needs_watchdog,
+    run_folder,
+)
 
 LAUNCH = Path(__file__).resolve().parent.parent / 'launch'
 
@@ -70,6 +77,16 @@ def test_a_run_folder_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_folder('here') == tmp_path / 'here'
     assert run_folder('').parent == tmp_path / 'runs'
+
+
+def test_a_watchdog_is_started_where_the_contract_wants_one_and_the_clock_paces(tmp_path):
+    wants = tmp_path / 'wants.yaml'
+    text = find_contract('point_reach').read_text()
+    assert text.count('resume_after_stale: true') == 1
+    wants.write_text(text.replace('resume_after_stale: true', 'watchdog: {timeout_s: 0.2}'))
+    assert needs_watchdog(load_contract(str(wants)), 'wall')
+    assert not needs_watchdog(load_contract(str(wants)), 'lockstep')
+    assert not needs_watchdog(load_contract('point_reach'), 'wall')
 
 
 def test_sim_passes_on_every_argument_of_robot():

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qcfql_ros.contract.schema import Contract
 from qcfql_ros.errors import ParameterError, nearest
 from qcfql_ros.parameters import (
     CONTRACT,
@@ -102,6 +103,11 @@ def _parse(parameter: Parameter, text: str) -> Any:
         except ValueError:
             return text
     return text
+
+
+def needs_watchdog(contract: Contract, pacing: str) -> bool:
+    """Whether watchdog_node is to be started: a simulator in lockstep waits by itself."""
+    return pacing == 'wall' and contract.safety.watchdog_timeout_s is not None
 
 
 def run_folder(run_dir: str) -> Path:
