@@ -87,6 +87,8 @@ class PolicyNode(LifecycleNode):
                 self._waiting = str(error)
                 return
             self.trigger_activate()
+            if isinstance(self._failure, NotReadyError):
+                return  # a sensor grew too old between the two looks
             if self._failure is not None:
                 raise self._failure
         self._starting.cancel()
