@@ -115,6 +115,8 @@ def test_times_follow_from_the_rate_of_the_contract(rate_hz):
     rig.run_until(1_500 * MS)
     stamps = [step.stamp_ns for step in rig.sent.steps]
     assert set(np.diff(stamps)) == {contract.period_ns}
+    since_sensors_ns = (stamps[0] - OFFSET_NS - 7 * MS) % contract.period_ns
+    assert abs(since_sensors_ns - contract.period_ns // 2) < 1000
     assert len(stamps) > 1.2 * rate_hz
     assert rig.counters.chunk_misses == 0
     for chunk in rig.sent.chunks[1:]:
