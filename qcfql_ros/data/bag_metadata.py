@@ -17,6 +17,7 @@ from qcfql_ros.errors import BagError
 
 VERSION = 9
 METADATA = 'metadata.yaml'
+STORAGES = ('mcap', 'sqlite3')
 ACTIVE = '.active'  # ends the name of the file being written
 # Keys of custom_data, and of the MCAP metadata record that repeats them in each file.
 CONTRACT, CONTRACT_HASH, NAMESPACE = 'qcfql.contract', 'qcfql.contract_hash', 'qcfql.namespace'
@@ -81,12 +82,17 @@ class FileEntry:
 
 @dataclass
 class BagMetadata:
-    """The content of ``metadata.yaml``; `totals` are the counts by topic over all files."""
+    """The content of ``metadata.yaml``.
+
+    `totals` are the counts by topic over all files. We write MCAP alone; `storage` is what a bag
+    that was read is stored as.
+    """
 
     topics: dict[str, Topic] = field(default_factory=dict)
     files: list[FileEntry] = field(default_factory=list)
     custom: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    storage: str = 'mcap'
 
     def add(self, entry: FileEntry) -> None:
         """Append a file and its counts."""
@@ -155,11 +161,14 @@ def read_metadata(folder: Path) -> BagMetadata | None:
     """Read the folder's ``metadata.yaml``; None when there is none (the recorder was killed).
 
     Raises:
-        BagError: it is not what rosbag2 writes, or the bag is stored otherwise than in MCAP.
+        BagError: it is not what rosbag2 writes, or the bag is stored in what we cannot read.
     """
     path = folder / METADATA
     try:
-        document = yaml.load(path.read_text(), Loader=_Loader)
+        text = path.read_text()
+        if not text.strip('\0 \n'):
+            return None  # a power cut left the name without the content
+        document = yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         return None
     # PyYAML raises whatever its constructors meet: `!!int x`, `!!timestamp x`.
@@ -175,9 +184,10 @@ def read_metadata(folder: Path) -> BagMetadata | None:
     try:
         info = document['rosbag2_bagfile_information']
         storage = info['storage_identifier']
-        if storage != 'mcap':
+        if storage not in STORAGES:
             raise BagError(
-                f'{folder} is stored as {storage!r}; want mcap: `ros2 bag convert` writes one'
+                f'{folder} is stored as {storage!r}; want mcap or sqlite3: `ros2 bag convert` '
+                'writes them'
             )
         topics: dict[str, Topic] = {}
         totals: dict[str, int] = {}
@@ -204,7 +214,7 @@ def read_metadata(folder: Path) -> BagMetadata | None:
         custom = {str(key): str(text) for key, text in (info.get('custom_data') or {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BagError(f'{path} is not what rosbag2 writes: {error!r}') from error
-    return BagMetadata(topics, files, custom, totals)
+    return BagMetadata(topics, files, custom, totals, storage)
 
 
 def register_topics(writer: Writer, topics: Iterable[Topic]) -> dict[str, int]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.assembler import Assembler, Event
+from qcfql_ros.data.bag_folder import find_bags
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
-from qcfql_ros.data.reader import bag_custom_data, read_splits, split_paths
+from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.errors import BagError
 
 # progress(fraction done in [0, 1], seconds left)
@@ -26,45 +28,49 @@ def load_dataset(
     *,
     any_contract: bool = False,
     splits: slice = slice(None),
+    include_open: bool = False,
     counters: Counter[str] | None = None,
+    damage: Damage | None = None,
 ) -> Iterator[Event]:
     """Yield the steps and segment ends of one or several bags.
 
     What can be refused is refused by this call, not by the first step.
 
     Args:
-        paths: rosbag2 folders.
+        paths: recordings, or folders of recordings.
         contract: what the messages mean.
         progress: told about twice a second how far it is, by bytes of the files.
         any_contract: take bags that were recorded under another contract, or that name none.
         splits: only these files of each bag, in order.
+        include_open: also the file that a recorder is writing at this moment.
         counters: the assemblers' counters are added to it, what was dropped included.
+        damage: what was left out of the bags is added to it.
 
     Raises:
         BagError: a bag is missing or damaged, or was recorded under another contract.
     """
-    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    folders = find_bags(paths)
     if not any_contract:
         for folder in folders:
             check_contract(folder, contract)
-    files = [split_paths(folder)[splits] for folder in folders]
-    return _events(folders, files, contract, progress, counters)
+    bags = [BagReader(folder, include_open=include_open, splits=splits) for folder in folders]
+    return _events(bags, contract, progress, counters, damage)
 
 
 def _events(
-    folders: list[Path],
-    files: list[list[Path]],
+    bags: list[BagReader],
     contract: Contract,
     progress: Progress | None,
     counters: Counter[str] | None,
+    damage: Damage | None,
 ) -> Iterator[Event]:
-    sizes = [sum(path.stat().st_size for path in paths) for paths in files]
+    sizes = [bag.bytes for bag in bags]
     total = max(1, sum(sizes))
     done, started_s = 0, time.monotonic()
     next_s = started_s + _EVERY_S
-    for folder, paths, size in zip(folders, files, sizes, strict=True):
-        assembler = Assembler(contract, bag_custom_data(folder).get(NAMESPACE, ''))
-        for position in read_splits(paths):
+    for bag, size in zip(bags, sizes, strict=True):
+        assembler = Assembler(contract, bag_custom_data(bag.path).get(NAMESPACE, ''))
+        for position in bag.parts():
             for topic, receive_ns, _, data in position.messages:
                 yield from assembler.push(topic, receive_ns, data)
             now_s = time.monotonic()
@@ -74,6 +80,8 @@ def _events(
                 progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
         yield from assembler.finish()
         done += size
+        if damage is not None:
+            damage.add(bag.damage)
         if counters is not None:
             counters.update(assembler.counters)
     if progress is not None:

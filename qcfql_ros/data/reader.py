@@ -1,27 +1,186 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording read back: every message in the order it was received, without deserialising."""
+"""A recording read back: every message in the order it was received, without deserialising.
+
+Any rosbag2 folder, or one file of it: MCAP and sqlite3, splits, compressed as rosbag2 does it,
+with or without metadata.yaml, whole or damaged. What cannot be trusted is left out, and said.
+"""
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
+from qcfql_ros.data.bag_file import Channel, Message, open_bag_file
+from qcfql_ros.data.bag_folder import split_number, split_paths
 from qcfql_ros.data.bag_metadata import (
-    ACTIVE,
     CONTRACT,
     CONTRACT_HASH,
+    METADATA,
     NAMESPACE,
     RECORD,
+    BagMetadata,
     read_metadata,
 )
-from qcfql_ros.data.split_file import Message, SplitFile
-from qcfql_ros.errors import BagError
+from qcfql_ros.data.bag_types import check_channels
+from qcfql_ros.data.damage import Damage
 
-_receive = attrgetter('receive_ns')
+__all__ = [
+    'BagInfo',
+    'BagReader',
+    'Part',
+    'bag_custom_data',
+    'bag_info',
+    'read_bag',
+    'read_splits',
+    'split_number',
+    'split_paths',
+]
+
+_topic, _receive = itemgetter(0), itemgetter(1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some messages of a bag, and how many bytes of its files were read so far."""
+
+    messages: list[Message]
+    bytes_read: int
+
+
+class BagReader:
+    """Reads one recording.
+
+    Args:
+        path: a rosbag2 folder, or one of its files.
+        topics: only these; a mapping gives the type each must have. All when None.
+        include_open: also what a recorder is writing at this moment, up to its torn end.
+        splits: only these files, in order.
+
+    Attributes:
+        paths: the files it reads.
+        damage: what was left out; complete after the last message.
+
+    Raises:
+        BagError: nothing to read, or a file of it is missing.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        topics: Mapping[str, str] | Iterable[str] | None = None,
+        *,
+        include_open: bool = False,
+        splits: slice = slice(None),
+    ) -> None:
+        self.path = Path(path)
+        self.metadata = read_metadata(self.path) if self.path.is_dir() else None
+        paths = split_paths(self.path, include_open=include_open, metadata=self.metadata)
+        self.paths = paths[splits]
+        self.damage = Damage()
+        self._types = dict(topics) if isinstance(topics, Mapping) else {}
+        self._topics = None if topics is None else frozenset(topics)
+        self._counted = {
+            entry.name: entry.messages for entry in (self.metadata or BagMetadata()).files
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.paths if path.exists())
+
+    def channels(self) -> dict[str, Channel]:
+        """Return every topic in the files, with its type and definition.
+
+        Reads no more of them than that takes.
+
+        Raises:
+            BagError: a file cannot be read, or a wanted topic has another type.
+        """
+        found: dict[str, Channel] = {}
+        for path in self.paths:
+            with open_bag_file(path) as file:
+                file.learn()
+                check_channels(self.path, file.channels.values(), self._types)
+                for channel in file.channels.values():
+                    found.setdefault(channel.topic, channel)
+        return found
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield every message: topic, receive stamp, publish stamp, CDR bytes."""
+        for part in self.parts():
+            yield from part.messages
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the messages file by file, in the order of receipt, many at a time.
+
+        Raises:
+            BagError: a file cannot be read at all, or a wanted topic has another type.
+        """
+        wanted = self._types or self._topics
+        yield from read_splits(self.paths, wanted, self.damage, self._counted, self.path)
+
+
+def read_splits(
+    paths: Iterable[Path],
+    topics: Mapping[str, str] | Iterable[str] | None = None,
+    damage: Damage | None = None,
+    counted: Mapping[str, int] | None = None,
+    bag: Path | None = None,
+) -> Iterator[Part]:
+    """Yield the messages of files one after the other, in the order of receipt, many at a time.
+
+    Args:
+        paths: the files.
+        topics: only these; a mapping gives the type each must have. All when None.
+        damage: what was left out is added to it after each file.
+        counted: messages by file name, as metadata.yaml has them.
+        bag: named in errors.
+
+    Raises:
+        BagError: a file cannot be read at all, or a wanted topic has another type.
+    """
+    types = topics if isinstance(topics, Mapping) else {}
+    wanted = None if topics is None else frozenset(topics)
+    before = 0
+    for path in paths:
+        with open_bag_file(path) as file:
+            if types:
+                file.learn()
+                check_channels(bag or path, file.channels.values(), types)
+            count = 0
+            for messages in file.chunks(wanted):
+                count += len(messages)
+                yield Part(messages, before + file.bytes_read * file.stored // max(1, file.size))
+            expected = (counted or {}).get(path.name, 0)
+            if wanted is None and expected and not file.damage.settled(file.path):
+                file.damage.settle(file.path, {'': expected}, {'': count}, METADATA)
+            if damage is not None:
+                damage.add(file.damage)
+            before += file.stored
+
+
+def read_bag(
+    folder: str | Path,
+    topics: Mapping[str, str] | Iterable[str] | None = None,
+    *,
+    include_open: bool = False,
+) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (topic, receive stamp in ns, CDR bytes) in the order of receipt, file by file.
+
+    Args:
+        folder: a rosbag2 folder, or one of its files.
+        topics: only these; a mapping gives the type each must have. All when None.
+        include_open: also what a recorder is writing at this moment.
+
+    Raises:
+        BagError: nothing there that can be read.
+    """
+    for part in BagReader(folder, topics, include_open=include_open).parts():
+        for topic, receive_ns, _, data in part.messages:
+            yield topic, receive_ns, data
 
 
 @dataclass(frozen=True)
@@ -32,7 +191,9 @@ class BagInfo:
         counts: messages by topic.
         types: type by topic.
         custom: contract name and hash, namespace; empty for the bags of others.
-        torn_bytes: bytes at the end of the last file that hold no whole record.
+        start_ns: receive stamp of the first message.
+        end_ns: of the last.
+        damage: what was left out.
     """
 
     counts: Mapping[str, int]
@@ -40,7 +201,7 @@ class BagInfo:
     custom: Mapping[str, str]
     start_ns: int
     end_ns: int
-    torn_bytes: int
+    damage: Damage = field(default_factory=Damage)
 
     @property
     def messages(self) -> int:
@@ -63,136 +224,37 @@ class BagInfo:
         return self.custom.get(NAMESPACE, '').strip('/')
 
 
-def split_paths(folder: Path) -> list[Path]:
-    """Return the bag's files in order, the one that a killed recorder left unlisted included.
-
-    Raises:
-        BagError: no such folder, no MCAP file in it, or one is missing.
-    """
-    if folder.is_file() and folder.suffix == '.mcap':
-        return [folder]
-    if not folder.is_dir():
-        raise BagError(f'no recording at {folder}; want a rosbag2 folder')
-    metadata = read_metadata(folder)
-    listed = [folder / entry.name for entry in metadata.files] if metadata else []
-    for path in listed:
-        if not path.is_file():
-            raise BagError(f'{path} is missing; {folder}/metadata.yaml lists it')
-    last = max((split_number(path) for path in listed), default=-1)
-    # The file being written first: it may be closed, and so renamed, between the two.
-    active = list(folder.glob(f'*.mcap{ACTIVE}'))
-    found = {*folder.glob('*.mcap')}
-    found |= {path for path in active if path.with_suffix('') not in found}
-    others = [path for path in found if split_number(path) > last]
-    paths = listed + sorted(others, key=lambda path: (split_number(path), path.name))
-    if not paths:
-        raise BagError(f'{folder} holds no .mcap file; want a rosbag2 folder stored as mcap')
-    return paths
-
-
-def split_number(path: Path) -> int:
-    """Return N of ``name_N.mcap`` or ``name_N.mcap.active``, 0 for a file that is not numbered."""
-    found = re.search(rf'_(\d+)\.mcap(?:{ACTIVE})?$', path.name)
-    return int(found.group(1)) if found else 0
-
-
-def read_bag(
-    folder: str | Path, topics: Iterable[str] | None = None
-) -> Iterator[tuple[str, int, bytes]]:
-    """Yield (topic, receive stamp in ns, CDR bytes) in the order of receipt, file by file.
-
-    The torn end of the last file (a killed recorder, or one still at work) is left out.
-
-    Args:
-        folder: a rosbag2 folder, or one .mcap file.
-        topics: only these; all when None.
-
-    Raises:
-        BagError: missing or damaged.
-    """
-    wanted = None if topics is None else frozenset(topics)
-    for part in read_splits(split_paths(Path(folder))):
-        for topic, receive_ns, _, data in part.messages:
-            if wanted is None or topic in wanted:
-                yield topic, receive_ns, data
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some messages of a bag, and how many bytes of its files were read so far."""
-
-    messages: list[Message]
-    bytes_read: int
-
-
-def read_splits(paths: list[Path]) -> Iterator[Part]:
-    """Yield the messages of the files in the order of receipt, a chunk or so at a time.
-
-    Raises:
-        BagError: a file is missing, damaged, or torn and not the last.
-    """
-    before = 0
-    for path in paths:
-        split = SplitFile(path)
-        for messages in in_receive_order(split.chunks()):
-            yield Part(messages, before + split.bytes_read)
-        if split.torn_bytes and path != paths[-1]:
-            raise BagError(f'{path} is torn: {split.torn_bytes} bytes after its last whole record')
-        before += split.bytes_read
-
-
-def in_receive_order(chunks: Iterable[list[Message]]) -> Iterator[list[Message]]:
-    """Yield the messages of chunks ordered by receive stamp, equal stamps as written.
-
-    Our recorder writes them in order; rosbag2's cache swaps neighbours, across chunks too.
-    """
-    held: list[Message] = []
-    for chunk in chunks:
-        held += chunk
-        held.sort(key=_receive)
-        # A later chunk may begin before this one's end: keep what is younger than its start.
-        ready = bisect_left(held, min(map(_receive, chunk)), key=_receive)
-        yield held[:ready]
-        del held[:ready]
-    yield held
-
-
-def bag_info(folder: str | Path) -> BagInfo:
+def bag_info(folder: str | Path, *, include_open: bool = False) -> BagInfo:
     """Read the whole bag and say what is in it.
 
     Raises:
-        BagError: missing or damaged.
+        BagError: nothing there that can be read.
     """
-    path = Path(folder)
-    counts: dict[str, int] = {}
-    types: dict[str, str] = {}
-    metadata = read_metadata(path) if path.is_dir() else None
-    custom = dict(metadata.custom) if metadata else {}
-    start, end, torn = 0, 0, 0
-    for split_path in split_paths(path):
-        split = SplitFile(split_path)
-        for chunk in split.chunks():
-            for message in chunk:
-                counts[message.topic] = counts.get(message.topic, 0) + 1
-            first, last = min(map(_receive, chunk)), max(map(_receive, chunk))
+    reader = BagReader(folder, include_open=include_open)
+    counts: Counter[str] = Counter()
+    start = end = 0
+    for part in reader.parts():
+        if part.messages:
+            counts.update(map(_topic, part.messages))
+            first, last = part.messages[0].receive_ns, part.messages[-1].receive_ns
             start, end = min(start or first, first), max(end, last)
-        types |= {channel.topic: channel.type_name for channel in split.channels.values()}
-        for key, text in split.metadata.get(RECORD, {}).items():
-            custom.setdefault(key, text)
-        torn = split.torn_bytes
-    return BagInfo(counts, types, custom, start, end, torn)
+    types = {topic: channel.type_name for topic, channel in reader.channels().items()}
+    custom = bag_custom_data(folder)
+    return BagInfo(dict(counts), types, custom, start, end, reader.damage)
 
 
-def bag_custom_data(folder: str | Path) -> dict[str, str]:
-    """Return contract name, hash and namespace of a recording, from its first readable part.
+def bag_custom_data(folder: str | Path, *, include_open: bool = True) -> dict[str, str]:
+    """Return contract name, hash and namespace of a recording; empty where it has none.
 
     Raises:
-        BagError: missing or damaged.
+        BagError: nothing there that can be read.
     """
     path = Path(folder)
     metadata = read_metadata(path) if path.is_dir() else None
     if metadata and metadata.custom:
         return dict(metadata.custom)
-    split = SplitFile(split_paths(path)[0])
-    next(iter(split.chunks()), None)
-    return dict(split.metadata.get(RECORD, {}))
+    for split in split_paths(path, include_open=include_open, metadata=metadata)[:1]:
+        with open_bag_file(split) as file:
+            file.learn()
+            return dict(file.metadata.get(RECORD, {}))
+    return {}

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from mcap.writer import CompressionType, Writer
 
+from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.bag_folder import split_number
 from qcfql_ros.data.bag_metadata import (
     ACTIVE,
+    METADATA,
     RECORD,
     BagMetadata,
     FileEntry,
@@ -19,11 +24,13 @@ from qcfql_ros.data.bag_metadata import (
     read_metadata,
     sync_folder,
 )
-from qcfql_ros.data.reader import split_number
-from qcfql_ros.data.split_file import Message, SplitFile, is_closed
+from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.mcap_file import McapFile
+from qcfql_ros.data.mcap_records import is_closed
 from qcfql_ros.errors import BagError
 
-_PART = '.part'
+_PART, _DAMAGED = '.part', '.damaged'
+_OURS = ('.mcap', f'.mcap{ACTIVE}')
 
 
 @dataclass(frozen=True)
@@ -33,43 +40,54 @@ class Recovery:
     Attributes:
         files: names of the files that were open.
         kept: messages read from them.
-        salvaged: of these, from the torn record at the end, not covered by a checksum.
-        torn_bytes: size of the torn record at the end. What it held beyond `salvaged` is lost;
-            how many messages that was cannot be known.
+        salvaged: of these, from chunks that are cut off, not covered by a checksum.
+        torn_bytes: left out at the end of the files. How many messages that was cannot be known.
+        damage: everything that was left out.
+        missing: files that ``metadata.yaml`` listed and that are gone.
     """
 
     files: tuple[str, ...]
     kept: int
     salvaged: int
     torn_bytes: int
+    damage: Damage = field(default_factory=Damage)
+    missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        gone = f'; gone: {", ".join(self.missing)}' if self.missing else ''
+        left_out = f'; {self.damage}' if self.damage else ''
         return (
-            f'recovered {", ".join(self.files) or "metadata.yaml"}: {self.kept} messages kept, '
+            f'recovered {", ".join(self.files) or METADATA}: {self.kept} messages kept, '
             f'{self.salvaged} of them from {self.torn_bytes} torn bytes at the end'
+            f'{left_out}{gone}'
         )
 
 
 def recover_bag(folder: str | Path) -> Recovery | None:
     """Rewrite the readable part of every file without a footer, and ``metadata.yaml``.
 
-    A recovered file replaces the torn one in one step. One with no message in it is removed.
-    Closed files are not touched. The caller holds the buffer's lock.
+    A recovered file replaces the torn one in one step. One with no message in it is removed. A
+    file that is damaged elsewhere than at its end is kept beside it, as ``<name>.damaged``, which
+    no reader takes. Closed files are not touched. The caller holds the buffer's lock.
 
     Returns:
         what was found, None when nothing was open.
 
     Raises:
-        BagError: a file is damaged before its end, or the disk refused.
+        BagError: not a recording in MCAP, or the disk refused.
     """
     folder = Path(folder)
-    found = [*folder.glob('[!.]*.mcap'), *folder.glob(f'[!.]*.mcap{ACTIVE}')]
-    paths = sorted(found, key=lambda path: (split_number(path), path.name))
     old = read_metadata(folder)
-    listed = {entry.name for entry in old.files} if old else set()
-    if all(path.name in listed and is_closed(path) for path in paths):
-        return None
+    if old is not None and old.storage != 'mcap':
+        raise BagError(f'{folder} is stored as {old.storage!r}; only mcap can be recorded to')
     try:
+        paths = sorted(
+            (path for path in folder.glob('[!.]*') if path.name.endswith(_OURS)),
+            key=lambda path: (split_number(path), path.name),
+        )
+        listed = {entry.name for entry in old.files} if old else set()
+        if listed == {path.name for path in paths} and all(map(is_closed, paths)):
+            return None
         for part in folder.glob(f'.*{_PART}'):
             part.unlink()
         return _recover(folder, paths, old or BagMetadata())
@@ -80,77 +98,86 @@ def recover_bag(folder: str | Path) -> Recovery | None:
 def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     metadata = BagMetadata(topics=dict(old.topics), custom=dict(old.custom))
     listed = {entry.name for entry in old.files}
-    names, kept, salvaged, torn = [], 0, 0, 0
+    names, kept, salvaged = [], 0, 0
+    damage = Damage()
     for path in paths:
-        split = SplitFile(path)
-        if is_closed(path):
-            entry = _count(split)
+        target = path.with_name(path.name.removesuffix(ACTIVE))
+        closed = is_closed(path)
+        with path.open('rb') as stream:
+            file = McapFile(path, stream)
+            entry = _count(file) if closed else _rewrite(file, target)
+        if closed:
+            path.replace(target)  # killed between its last byte and its name
         else:
-            entry = _rewrite(split)
-            names.append(path.name)
+            names.append(target.name)
             kept += entry.messages
-            salvaged += split.salvaged
-            torn += split.torn_bytes
-        for channel in split.channels.values():
+            salvaged += file.salvaged
+            damage.add(file.damage)
+        for channel in file.channels.values():
             metadata.topics.setdefault(
-                channel.topic, _as_topic(channel.topic, channel.type_name, channel.metadata)
+                channel.topic, _as_topic(channel.topic, channel.type_name, dict(channel.metadata))
             )
         if path.name not in listed:  # newer than what metadata.yaml says
-            metadata.custom.update(split.metadata.get(RECORD, {}))
-        if path.suffix == ACTIVE and path.exists():
-            path = path.rename(path.with_suffix(''))
-        if path.exists():
-            metadata.add(replace(entry, name=path.name))
+            metadata.custom.update(file.metadata.get(RECORD, {}))
+        if target.exists():
+            metadata.add(FileEntry(target.name, entry.start_ns, entry.end_ns, entry.counts))
     metadata.write(folder)
-    return Recovery(tuple(names), kept, salvaged, torn)
+    present = {path.name.removesuffix(ACTIVE) for path in paths}
+    missing = tuple(entry.name for entry in old.files if entry.name not in present)
+    torn = sum(skip.size for skip in damage.skips if skip.at_end)
+    return Recovery(tuple(names), kept, salvaged, torn, damage, missing)
 
 
-def _rewrite(split: SplitFile) -> FileEntry:
-    """Replace a torn file by its readable part; remove it when that is nothing."""
-    part = split.path.with_name(f'.{split.path.name}{_PART}')
+def _rewrite(file: McapFile, target: Path) -> FileEntry:
+    """Make `target` of the file's readable part; remove the file when that is nothing."""
+    part = target.with_name(f'.{target.name}{_PART}')
     channels: dict[str, int] = {}
     with part.open('wb') as stream:
         writer = Writer(stream, compression=CompressionType.ZSTD)
         writer.start(profile='ros2', library='qcfql_ros')
 
         def copy(chunk: list[Message]) -> None:
-            if RECORD in split.metadata and not channels:
-                writer.add_metadata(RECORD, split.metadata[RECORD])
-            for channel in split.channels.values():
+            if RECORD in file.metadata and not channels:
+                writer.add_metadata(RECORD, file.metadata[RECORD])
+            for channel in file.channels.values():
                 if channel.topic not in channels:
                     schema = writer.register_schema(
                         channel.type_name, channel.encoding, channel.definition
                     )
                     channels[channel.topic] = writer.register_channel(
-                        channel.topic, 'cdr', schema, channel.metadata
+                        channel.topic, channel.serialization, schema, dict(channel.metadata)
                     )
             for topic, receive_ns, publish_ns, data in chunk:
                 writer.add_message(channels[topic], receive_ns, data, publish_ns)
 
-        entry = _count(split, copy)
+        entry = _count(file, copy)
         writer.finish()
         stream.flush()
         os.fsync(stream.fileno())
+    damaged = target.with_name(f'{target.name}{_DAMAGED}')
+    if any(not skip.at_end for skip in file.damage.skips):
+        with suppress(FileExistsError):
+            os.link(file.path, damaged)
     if entry.messages:
-        part.replace(split.path)
+        part.replace(target)
     else:
         part.unlink()
-        split.path.unlink()
-    sync_folder(split.path.parent)
+    if file.path != target or not entry.messages:
+        file.path.unlink()
+    sync_folder(target.parent)
     return entry
 
 
-def _count(split: SplitFile, visit=lambda chunk: None) -> FileEntry:  # type: ignore[no-untyped-def]
+def _count(file: McapFile, visit=lambda chunk: None) -> FileEntry:  # type: ignore[no-untyped-def]
     """Read a file through and say what is in it."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     start = end = 0
-    for chunk in split.chunks():
+    for chunk in file.chunks():
         visit(chunk)
-        for topic, receive_ns, _, _ in chunk:
-            counts[topic] = counts.get(topic, 0) + 1
-            start = min(start or receive_ns, receive_ns)
-            end = max(end, receive_ns)
-    return FileEntry(split.path.name, start, end, counts)
+        counts.update(message.topic for message in chunk)
+        start = min(start or chunk[0].receive_ns, chunk[0].receive_ns)
+        end = max(end, chunk[-1].receive_ns)
+    return FileEntry(file.path.name, start, end, dict(counts))
 
 
 def _as_topic(name: str, type_name: str, fields: dict[str, str]) -> Topic:
