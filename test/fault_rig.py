@@ -285,7 +285,8 @@ class Rig:
             process.kill()
             process.wait()
         self.executor.shutdown()
-        self.thread.join(timeout=5)
+        self.thread.join(timeout=60)
+        assert not self.thread.is_alive()  # the node must not be destroyed below it
         self.node.destroy_node()
         rclpy.try_shutdown()
 
