@@ -24,6 +24,7 @@ CONTRACT = Path(__file__).with_name('soak_contract.yaml')
 LATE_SHARE, LATE_S = 0.02, 0.2
 START_S = 60.0
 QUIET_S = 2.0
+STOP_S = 30.0
 SAMPLE_S = 60.0
 SHOWN = ('ticks', 'holds', 'chunks', 'chunk_misses', 'episodes', 'refused', 'clipped')
 SHOWN += ('late_ticks', 'missed_ticks', 'accepted_weights', 'rejected_weights')
@@ -57,7 +58,7 @@ def run_wall(seconds: float, seed: int, folder: Path) -> dict[str, Any]:
             except ProcessError as error:  # what it did until then is judged all the same
                 robot.failures.append(str(error))
                 heard = {'seconds': 0.0, 'growth_kib': 0, 'growth_s': 0.0}
-            status = processes.stop('policy')['policy']
+            status = processes.stop('policy', timeout_s=STOP_S)['policy']
             if status != 0:
                 robot.failures.append(f'the policy node ended with status {status}')
         except BaseException:
@@ -97,7 +98,7 @@ def _drive(robot: SoakRobot, processes: Processes, seconds: float) -> dict[str, 
             elif now_s - began_s > START_S:
                 raise RuntimeError(f'the policy node does not drive after {START_S:g} s')
         elif quiet_s is None:
-            if warm_s is None and now_s - ready_s > min(60.0, seconds / 4):
+            if warm_s is None and now_s - ready_s > min(240.0, seconds / 4):
                 warm_s, warm_kib = now_s, resident_kib(processes.pid('policy'))
             if now_s - ready_s > len(samples) * SAMPLE_S:
                 samples.append(resident_kib(processes.pid('policy')))

@@ -22,7 +22,7 @@ def refuses_malformed[**Args, Result](
     def guarded(*args: Args.args, **kwargs: Args.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError, LookupError) as error:
             raise MessageError(
                 f'{function.__name__}: the message does not have the fields of its type: {error!r}'
             ) from error
