@@ -51,8 +51,11 @@ class Surroundings(Protocol):
     def __exit__(self, *error: Any) -> None:
         """Called in that thread when it ends."""
 
-    def between_ticks(self, left_ns: int, paced: bool) -> None:
-        """Called after a tick; may use a part of the `left_ns` before the next deadline."""
+    def tick_begins(self) -> None:
+        """Called before each tick."""
+
+    def tick_ended(self, left_ns: int, paced: bool) -> None:
+        """Called after it; may use a part of the `left_ns` before the next deadline."""
 
 
 class Nothing:
@@ -64,7 +67,10 @@ class Nothing:
     def __exit__(self, *error: Any) -> None:
         """Do nothing."""
 
-    def between_ticks(self, left_ns: int, paced: bool) -> None:
+    def tick_begins(self) -> None:
+        """Do nothing."""
+
+    def tick_ended(self, left_ns: int, paced: bool) -> None:
         """Do nothing."""
 
 
@@ -167,13 +173,15 @@ class TimedExecutor:
 
     def _run(self, t0_ns: int, paced: bool) -> None:
         now_ns, period_ns = self.clock.now_ns, self.period_ns
-        between_ticks = self._surroundings.between_ticks
+        tick_begins = self._surroundings.tick_begins
+        tick_ended = self._surroundings.tick_ended
         late_ns = _LATE_FRACTION * period_ns
         if self._oversleep is not None:
             self._oversleep.calibrate(self.clock, self._gate)
         deadline = t0_ns
         while self._wait(deadline, paced):
             self.last_begin_ns = begin = now_ns()
+            tick_begins()
             if paced:
                 lateness = begin - deadline
                 self.lateness.add(lateness)
@@ -190,8 +198,7 @@ class TimedExecutor:
                 deadline, paced = deadline + period_ns, True
                 if end - deadline >= period_ns:
                     deadline += self._miss(end - deadline)
-            if deadline > end:
-                between_ticks(deadline - end, paced)
+            tick_ended(deadline - end, paced)
 
     def start(self, t0_ns: int, died: Callable[[BaseException], None], paced: bool = True) -> None:
         """Run in a thread of its own; `died` is told what it died of."""

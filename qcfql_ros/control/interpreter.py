@@ -15,6 +15,7 @@ import sys
 import time
 
 SWITCH_INTERVAL_S = 100e-6
+TICK_SWITCH_INTERVAL_S = 5e-3
 _ROOM = 3  # a collection is begun if it took at most a third of the time left, the last times
 _FIRST_NS = (500_000, 2_000_000, 20_000_000)  # what a collection is taken to last before one has
 _DUE = 8  # young collections to a middle one, and middle ones to a full one
@@ -23,6 +24,9 @@ _OVERDUE = 64  # so many times the threshold, whatever is in the way
 
 class QuietInterpreter:
     """Entered by the control thread around its ticks; holds for the process until it is left.
+
+    What is garbage when it is made is collected there, which may take half a second: it is made
+    by whoever starts the control thread, and not in that thread.
 
     Attributes:
         collections: done, of each generation.
@@ -36,6 +40,7 @@ class QuietInterpreter:
         self.longest_ns = [0, 0, 0]
         self.forced = 0
         self._takes_ns = list(_FIRST_NS)
+        gc.collect()
         self._since = [0, 0]  # young ones since the last middle one, middle since the last full
 
     def __enter__(self) -> QuietInterpreter:
@@ -43,7 +48,6 @@ class QuietInterpreter:
         self._threshold = gc.get_threshold()[0] or 700
         sys.setswitchinterval(self._switch_interval_s)
         gc.disable()
-        gc.collect()
         gc.freeze()
         return self
 
@@ -54,8 +58,13 @@ class QuietInterpreter:
         if enabled:
             gc.enable()
 
-    def between_ticks(self, left_ns: int, paced: bool) -> None:
+    def tick_begins(self) -> None:
+        """Let no other thread interrupt the tick."""
+        sys.setswitchinterval(TICK_SWITCH_INTERVAL_S)
+
+    def tick_ended(self, left_ns: int, paced: bool) -> None:
         """Collect what is due, if `left_ns` leaves room; before a poll there always is."""
+        sys.setswitchinterval(self._switch_interval_s)
         allocated = gc.get_count()[0]
         if allocated < self._threshold:
             return

@@ -131,7 +131,8 @@ class RealtimeThread:
         self._warn = warn
         self.report: RealtimeReport | None = None
         self.interpreter = QuietInterpreter()
-        self.between_ticks = self.interpreter.between_ticks
+        self.tick_begins = self.interpreter.tick_begins
+        self.tick_ended = self.interpreter.tick_ended
 
     def __enter__(self) -> RealtimeThread:
         self.report = obtain(self._wishes)
