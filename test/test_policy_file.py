@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -248,3 +249,19 @@ def test_candidates_are_refused_where_there_are_none_or_too_many():
     about = PolicyInfo('c', 'h', 3, 2, 4, (64, 64), best_of_n=BestOfN(**slow))
     with pytest.raises(ParameterError, match=r'num_action_samples is 1024: .*more than'):
         ChunkPolicy.random(about).check_samples(1024)
+
+
+def test_a_thread_plans_with_the_number_of_threads_that_the_process_was_told():
+    info = PolicyInfo('c', 'h', 28, 5, 5, (256, 256, 256))
+    policy, observation = ChunkPolicy.random(info), np.linspace(-1, 1, 28, dtype=np.float32)
+    before, planned = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            wanted = policy.plan(observation, 5)
+            thread = threading.Thread(target=lambda: planned.append(policy.plan(observation, 5)))
+            thread.start()
+            thread.join()
+            assert np.array_equal(planned[-1], wanted)
+    finally:
+        torch.set_num_threads(before)

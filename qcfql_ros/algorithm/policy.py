@@ -121,6 +121,9 @@ class ChunkPolicy:
             ParameterError: `num_samples` is not for this policy.
         """
         self.check_samples(num_samples)
+        # What set_num_threads was told reaches a thread only once it asks: until then it computes
+        # on every core, whoever needs them, and with other rounding.
+        torch.get_num_threads()
         state = torch.from_numpy(np.ascontiguousarray(observation, dtype=np.float32))[None]
         state = self._normalizer_on_device(state.to(self.device))
         noise = self.noise(seed, num_samples)
