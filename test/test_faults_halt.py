@@ -30,7 +30,7 @@ def stands(rig):
     return not rig.moves(message)
 
 
-def test_a_halt_by_topic_is_on_the_wire_within_a_tick(rig, record_property):
+def test_a_halt_by_topic_is_on_the_wire_within_a_tick(rig):
     rig.start_policy()
     took_ms = []
     for _ in range(HALTS):
@@ -49,7 +49,7 @@ def test_a_halt_by_topic_is_on_the_wire_within_a_tick(rig, record_property):
         assert stands(rig)  # and nothing after it
         rig.until(lambda: rig.beats[-1][1].frame_id == 'halted', 'the heartbeat')
         assert rig.ask('resume').success
-    record_property('halt_ms', [round(t, 1) for t in took_ms])
+    print('halt_ms', [round(t, 1) for t in took_ms])
     period_ms = rig.contract.period_ns * 1e-6
     # Within one tick, and what a loaded machine adds to three processes' wake-ups.
     assert statistics.median(took_ms) <= period_ms, took_ms
