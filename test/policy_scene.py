@@ -115,7 +115,7 @@ class ScriptedRobot(Node):
 class Scene:
     """Robot and policy node in one context, spun by the test."""
 
-    def __init__(self, tmp_path, policy=None, episode_ticks=1000, **parameters):
+    def __init__(self, tmp_path, policy=None, episode_ticks=1000, params_file=None, **parameters):
         file = tmp_path / 'policy.safetensors'
         file.write_bytes((policy or make_policy()).to_bytes())
         values = {
@@ -128,6 +128,8 @@ class Scene:
             **parameters,
         }
         arguments = ['--ros-args']
+        if params_file is not None:
+            arguments += ['--params-file', str(params_file)]
         for name, value in values.items():
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         rclpy.init(args=arguments)
