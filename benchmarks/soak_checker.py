@@ -44,6 +44,7 @@ TOLERANCE = 1e-6
 KEPT = 20  # violations told in words
 HALT = 3  # meta.source of the safe command
 LATE_HALT_NS = 50_000_000
+GRID_NS = 1_000  # commands of one episode are T apart; a new one begins at rest, on another grid
 EVENT_TOPIC = 'soak/event'
 
 
@@ -178,7 +179,7 @@ class Checker:
             if step_ns <= 0:
                 self._tracks[name] = Track(value, stamp_ns)
                 return  # judged as a stamp
-            beside = abs(step_ns - self._period_ns) < self._period_ns // 2
+            beside = abs(step_ns - self._period_ns) <= GRID_NS
             self._change(name, bound, value, change, track.change if beside else None, step_ns)
             if not beside:
                 self.counts['gaps'] += 1
