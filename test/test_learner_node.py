@@ -93,7 +93,7 @@ def reread(run_dir: Path) -> list[list[str]]:
 
 
 def recorded(run_dir: Path, topic: str) -> int:
-    return sum(1 for _ in read_bag(run_dir / 'bag', [topic]))
+    return sum(1 for _ in read_bag(run_dir / 'bag', [topic], include_open=True))
 
 
 def test_what_was_sent_is_in_the_bag_and_the_bag_gives_the_steps_logged_live(

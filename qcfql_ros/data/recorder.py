@@ -4,40 +4,39 @@
 A folder as rosbag2 writes it::
 
     bag/
-    ├── .lock            one writer at a time; holds its process id
-    ├── metadata.yaml    replaced whole when a file is closed
-    ├── bag_0.mcap       closed: never touched again
-    └── bag_1.mcap       being written; zstd chunks, on disk at least once a flush_s
+    ├── .lock                one writer at a time; holds its process id
+    ├── metadata.yaml        lists the closed files; replaced whole when that changes
+    ├── bag_0.mcap           closed: never touched again
+    └── bag_1.mcap.active    being written; zstd chunks, on disk at least once a flush_s
 
-Killed at any moment, all but the last `flush_s` is there; `recovery.recover_bag` closes the file.
+A file is finished, synced and renamed, and then listed; one that retention takes is first struck
+off the list, and then removed. So what is listed is there and whole, at every moment. Killed at
+any of them, all but the last `flush_s` is there; `recovery.recover_bag` closes the file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
-
-from mcap.writer import CompressionType, Writer
 
 from qcfql_ros.data.bag_metadata import (
     CONTRACT,
     CONTRACT_HASH,
     NAMESPACE,
-    RECORD,
     BagMetadata,
-    FileEntry,
     Topic,
     read_metadata,
-    register_topics,
     sync_folder,
     type_definition,
 )
 from qcfql_ros.data.buffer_lock import BufferLock
+from qcfql_ros.data.open_split import OpenSplit
 from qcfql_ros.data.reader import split_number
 from qcfql_ros.data.recovery import Recovery, recover_bag
+from qcfql_ros.data.retention import surplus, topic_counts
 from qcfql_ros.errors import BagError
 
 SECOND_NS = 1_000_000_000
@@ -53,12 +52,21 @@ class BagRecorder:
         contract_hash: an existing bag must have the same.
         namespace: of the robot.
         split_bytes: a file is closed and the next begun at this size.
+        split_s: and at this age, by receive stamps; 0 for any age.
         chunk_bytes: messages compressed together, at most.
         flush_s: how much time a kill may lose.
+        keep_bytes: closed files are deleted, oldest first, when the bag is larger; 0 keeps all.
 
     Attributes:
         recovery: what was recovered at the start, None when all was closed.
         messages: accepted by this recorder.
+        last_ns: receive stamp of the last message of earlier sessions; 0 without any.
+        topics: by name; an entry may be replaced when what is offered changes.
+        custom: of ``metadata.yaml``, and at each sync of the file being written.
+        first_needed: files from this number on are not deleted; `retaining` is held while some
+            are, and while somebody lists the files who is about to read them.
+        deleted: (name, bytes) of the files deleted so far.
+        notes: what people should know, one line each; to be taken out by who logs them.
 
     Raises:
         BufferBusyError: another process records here.
@@ -74,25 +82,29 @@ class BagRecorder:
         contract_hash: str,
         namespace: str = '',
         split_bytes: int = 512 * 1024 * 1024,
+        split_s: float = 0.0,
         chunk_bytes: int = 1024 * 1024,
         flush_s: float = 1.0,
+        keep_bytes: int = 0,
     ) -> None:
         self.folder = Path(folder)
         self.messages = 0
-        self._topics = _as_topics(topics)
-        for topic in self._topics.values():
+        self.topics = _as_topics(topics)
+        for topic in self.topics.values():
             type_definition(topic.type_name)  # refuse unknown types before anything is written
-        self._custom = {
-            CONTRACT: contract_name,
-            CONTRACT_HASH: contract_hash,
-            NAMESPACE: namespace.strip('/'),
-        }
         self._split_bytes, self._chunk_bytes = split_bytes, chunk_bytes
+        self._split_ns = int(split_s * SECOND_NS) or 2**63
         self._flush_ns = int(flush_s * SECOND_NS)
+        self._keep_bytes = keep_bytes
+        self.first_needed = 0
+        self.retaining = threading.Lock()
+        self.deleted: list[tuple[str, int]] = []
+        self.notes: deque[str] = deque()
         self._last_ns = 0
         self._flushed_ns = 0
         self._failure = ''
-        self._file: _OpenFile | None = None
+        self._file: OpenSplit | None = None
+        self._in_closed = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,8 +117,14 @@ class BagRecorder:
         except BaseException:
             self._lock.release()
             raise
-        self._metadata.custom.update(self._custom)
-        self._metadata.topics.update(self._topics)
+        self.custom = self._metadata.custom
+        self.custom[CONTRACT] = contract_name
+        self.custom[CONTRACT_HASH] = contract_hash
+        self.custom[NAMESPACE] = namespace.strip('/')
+        self._noted: dict[str, str] = {}
+        self.last_ns = max((entry.end_ns for entry in self._metadata.files), default=0)
+        closed = [split_number(Path(entry.name)) for entry in self._metadata.files]
+        self.split = self.first_split = max(closed, default=-1) + 1
 
     def write(self, topic: str, receive_ns: int, publish_ns: int, data: bytes) -> int:
         """Accept one message and return its receive stamp as recorded.
@@ -128,6 +146,8 @@ class BagRecorder:
                 receive_ns = self._last_ns + 1
             else:
                 self._guard(self._close_file)
+        elif self._file is not None and receive_ns - self._file.start_ns >= self._split_ns:
+            self._guard(self._close_file)
         self._guard(self._write, topic, receive_ns, publish_ns, data)
         self._last_ns = receive_ns
         self.messages += 1
@@ -145,16 +165,31 @@ class BagRecorder:
         self.flush()
         return True
 
+    def commit(self) -> None:
+        """Hand everything accepted to the operating system: it outlives this process.
+
+        Begins a new file if this one is full.
+
+        Raises:
+            BagError: the disk refused; nothing more is accepted. `committed` says what is there.
+        """
+        if self._file is not None:
+            self._guard(self._file.commit)
+            if self._file.size >= self._split_bytes:
+                self._guard(self._close_file)
+
     def flush(self) -> None:
-        """Put everything accepted on the disk, and begin a new file if this one is full.
+        """Put everything accepted on the disk: it outlives a power cut.
 
         Raises:
             BagError: the disk refused; nothing more is accepted.
         """
+        if self._file is not None and self._noted != self.custom:
+            self._noted = dict(self.custom)
+            self._guard(self._file.note, self._noted)
+        self.commit()
         if self._file is not None:
-            self._guard(self._file.flush)
-            if self._file.size >= self._split_bytes:
-                self._guard(self._close_file)
+            self._guard(self._file.sync)
 
     def close(self) -> None:
         """Close the file and release the folder. Safe to call twice.
@@ -171,30 +206,62 @@ class BagRecorder:
             self._lock.release()
 
     @property
-    def closed_files(self) -> int:
-        """How many files of the bag are closed; at first, those of the sessions before."""
-        return len(self._metadata.files)
+    def committed(self) -> int:
+        """How many of the messages accepted, in their order, every reader will find."""
+        return self._in_closed + (self._file.committed if self._file else 0)
 
     @property
     def bytes_written(self) -> int:
-        """Size of the file being written, as of the last flush."""
+        """Size of the file being written, as of the last commit."""
         return self._file.size if self._file else 0
 
     def _write(self, topic: str, receive_ns: int, publish_ns: int, data: bytes) -> None:
         if self._file is None:
-            number = 1 + max(
-                (split_number(Path(entry.name)) for entry in self._metadata.files), default=-1
-            )
-            path = self.folder / f'{self.folder.resolve().name}_{number}.mcap'
-            self._file = _OpenFile(path, self._topics, self._custom, self._chunk_bytes)
-        self._file.write(topic, receive_ns, publish_ns, data)
+            path = self.folder / f'{self.folder.resolve().name}_{self.split}.mcap'
+            self._noted = dict(self.custom)
+            self._file = OpenSplit(path, self._noted, self._chunk_bytes)
+        self._file.write(self.topics[topic], receive_ns, publish_ns, data)
 
     def _close_file(self) -> None:
         if self._file is None:
             return
-        self._metadata.add(self._file.close())
+        entry = self._file.close(self.topics.values())
+        self._in_closed += entry.messages
         self._file = None
+        self.split += 1
+        self._metadata.topics.update(self.topics)
+        self._metadata.add(entry)
         self._metadata.write(self.folder)
+        self._retain()
+
+    def _retain(self) -> None:
+        """Delete the oldest closed files beyond the limit, the list first."""
+        if not self._keep_bytes:
+            return
+        with self.retaining:
+            paths = [self.folder / entry.name for entry in self._metadata.files]
+            sizes = [(split_number(path), path.stat().st_size) for path in paths]
+            gone = surplus(sizes, self._keep_bytes, 0, self.first_needed)
+            if not gone:
+                return
+            try:
+                counts = [*map(topic_counts, paths[:gone], self._metadata.files)]
+            except BagError as error:
+                self._keep_bytes = 0
+                self.notes.append(f'nothing more is deleted: {error}')
+                return
+            for topic, count in (pair for entry in counts for pair in entry.items()):
+                self._metadata.totals[topic] -= count
+            del self._metadata.files[:gone]
+            self._metadata.write(self.folder)
+            for path, (_, size) in zip(paths[:gone], sizes, strict=False):
+                path.unlink()
+                self.deleted.append((path.name, size))
+                self.notes.append(
+                    f'deleted {path.name} ({size / 1e6:.1f} MB): the bag is limited to '
+                    f'{self._keep_bytes / 1e6:g} MB, and the replay holds nothing of it'
+                )
+            sync_folder(self.folder)
 
     def _guard(self, action, *arguments) -> None:  # type: ignore[no-untyped-def]
         if self._failure:
@@ -203,6 +270,9 @@ class BagRecorder:
             action(*arguments)
         except OSError as error:
             self._failure = f'recording to {self.folder} stopped: {error.strerror or error}'
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    self._file.sync()
             raise BagError(self._failure) from error
 
     def _check_contract(self, wanted: str) -> None:
@@ -212,55 +282,6 @@ class BagRecorder:
                 f'{self.folder} was recorded under contract {found[:12]}, this one is '
                 f'{wanted[:12]}; give another folder or the contract it was recorded under'
             )
-
-
-class _OpenFile:
-    """The MCAP file being written."""
-
-    def __init__(
-        self, path: Path, topics: Mapping[str, Topic], custom: dict[str, str], chunk_bytes: int
-    ) -> None:
-        self._path = path
-        self._stream: BinaryIO = path.open('xb')
-        self._counts: dict[str, int] = {}
-        self._start_ns = self._end_ns = 0
-        self._writer = Writer(
-            self._stream, chunk_size=chunk_bytes, compression=CompressionType.ZSTD
-        )
-        self._writer.start(profile='ros2', library='qcfql_ros')
-        self._writer.add_metadata(RECORD, custom)
-        self._channels = register_topics(self._writer, topics.values())
-        self.flush()
-        sync_folder(path.parent)
-
-    def write(self, topic: str, receive_ns: int, publish_ns: int, data: bytes) -> None:
-        count = self._counts.get(topic, 0)
-        self._writer.add_message(
-            self._channels[topic], receive_ns, data, publish_ns, sequence=count & 0xFFFFFFFF
-        )
-        self._counts[topic] = count + 1
-        self._start_ns = self._start_ns or receive_ns
-        self._end_ns = receive_ns
-
-    def flush(self) -> None:
-        self._writer.flush()
-        os.fsync(self._stream.fileno())
-
-    def abandon(self) -> None:
-        """Let go of a file that cannot be finished; recovery closes it."""
-        with contextlib.suppress(OSError):
-            self._stream.close()
-
-    @property
-    def size(self) -> int:
-        return self._stream.tell()
-
-    def close(self) -> FileEntry:
-        self._writer.finish()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        return FileEntry(self._path.name, self._start_ns, self._end_ns, self._counts)
 
 
 def _as_topics(topics: Mapping[str, str] | Iterable[Topic]) -> dict[str, Topic]:

@@ -6,6 +6,7 @@ Reading the bag again must give the same rows; a test, or anybody in doubt, can 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -36,25 +37,25 @@ class StepLog:
             self._stream = path.open('a')
         except (OSError, ValueError, IndexError) as error:
             raise BagError(f'cannot go on with {path}: {error}; move it away') from error
-        if not rows:
-            self._stream.write(HEAD)
+        self._lines = deque([] if rows else [HEAD])
 
     def add(self, events: Iterable[Step | SegmentEnd]) -> None:
-        """Log the steps among `events`."""
-        lines = []
+        """Log the steps among `events`; on disk after the next `flush`."""
         for event in events:
             if isinstance(event, SegmentEnd):
                 self._segment += 1
             else:
-                lines.append(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
-        self._try(lambda: self._stream.writelines(lines))
+                self._lines.append(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
 
     def flush(self) -> None:
-        """Hand what was logged to the operating system."""
+        """Hand what was logged to the operating system; any one thread may do that."""
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        self._try(lambda: self._stream.writelines(lines))
         self._try(self._stream.flush)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write the rest and close the file."""
+        self.flush()
         self._try(self._stream.close)
 
     def _try(self, action: Callable[[], object]) -> None:
