@@ -25,7 +25,7 @@ MCAP_MAGIC = b'\x89MCAP0\r\n'
 SQLITE_MAGIC = b'SQLite format 3\0'
 LARGEST = 1 << 30  # no message and no chunk decompresses to more
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 14
 
 
 class Message(NamedTuple):
@@ -147,18 +147,27 @@ def _open(path: Path) -> BinaryIO:
 
 def _decompress_file(path: Path, source: BinaryIO, inner: Path) -> Skip | None:
     """Write what decompresses; return what does not."""
+    size = source.seek(0, 2)
+    at = source.seek(0)
+    why = 'the compressed file is cut off'
+    frame = zstandard.ZstdDecompressor().decompressobj()
     with inner.open('wb') as target:
-        reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
-        while True:
+        while block := source.read(_BLOCK):
             try:
-                block = reader.read(_BLOCK)
+                while block:
+                    target.write(frame.decompress(block))
+                    block = frame.unused_data if frame.eof else b''
+                    if block:
+                        frame = zstandard.ZstdDecompressor().decompressobj()
             except (zstandard.ZstdError, MemoryError) as error:
-                at, size = min(source.tell(), path.stat().st_size), path.stat().st_size
-                why = f'does not decompress ({error})'
-                return Skip(path.name, at, size - at, why, at_end=True)
-            if not block:
+                why = f'the compressed file does not decompress ({error})'
+                break
+            at += _BLOCK
+        else:
+            if frame.eof:
                 return None
-            target.write(block)
+    at = min(at, size)
+    return Skip(path.name, at, size - at, why, at_end=True)
 
 
 def decompress(data: bytes) -> bytes:

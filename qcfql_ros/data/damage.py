@@ -61,12 +61,13 @@ class Damage:
             and last.file == skip.file
             and skip.size
             and last.at + last.size == skip.at
+            and (last.messages is None) == (skip.messages is None)
         ):
-            known = last.messages is not None and skip.messages is not None
+            count = (last.messages or 0) + (skip.messages or 0)
             self.skips[-1] = replace(
                 last,
                 size=last.size + skip.size,
-                messages=(last.messages or 0) + (skip.messages or 0) if known else None,
+                messages=None if skip.messages is None else count,
                 after_ns=last.after_ns or skip.after_ns,
                 before_ns=skip.before_ns,
                 at_end=skip.at_end,

@@ -97,8 +97,7 @@ class McapFile:
             size, count = layout.size - layout.end, len(layout.blocks)
             index = layout.torn_opcode == MESSAGE_INDEX
             why = f'cut off in the middle of {"a message index" if index else "a record"}'
-            lost = 0 if index else None
-            self._skip(layout, count, layout.end, size, why, lost, at_end=True)
+            self._skip(layout, count, layout.end, size, why, at_end=True)
         if layout.summary and layout.summary.counts:
             expected: Counter[str] = Counter()
             for channel, count in layout.summary.counts.items():
@@ -216,7 +215,7 @@ class McapFile:
         _, _, size, checksum = (0, 0, 0, 0)
         if len(body) >= CHUNK_HEAD.size:
             _, _, size, checksum = CHUNK_HEAD.unpack_from(body)
-        data = open_torn_chunk(body, block.at + RECORD.size)
+        data = open_torn_chunk(body, block.at + RECORD.size, block.torn)
         # All there, and yet refused: somewhere in it a byte is wrong.
         refused = len(data) >= size and checksum and zlib.crc32(data) != checksum
         at, last = 0, 0

@@ -52,6 +52,12 @@ def is_closed(path: Path) -> bool:
         return read_footer(stream) is not None
 
 
+def is_mcap(path: Path) -> bool:
+    """Say whether the file begins as MCAP does, as far as it goes."""
+    with path.open('rb') as stream:
+        return MCAP_MAGIC.startswith(stream.read(len(MCAP_MAGIC)))
+
+
 def read_footer(stream: BinaryIO) -> tuple[int, int, int] | None:
     """Return (summary's start, summary offsets' start, checksum), None without a footer."""
     size = stream.seek(0, 2)
@@ -162,7 +168,7 @@ def chunk_content(body: bytes) -> tuple[str, bytes]:
     return compression, packed
 
 
-def open_torn_chunk(body: bytes, offset: int) -> bytes:
+def open_torn_chunk(body: bytes, offset: int, torn: bool) -> bytes:
     """Return the records at the front of a chunk that is cut off, or has a hole of zeros.
 
     Up to there nothing was changed, so that what decompresses is what was written.
@@ -170,17 +176,24 @@ def open_torn_chunk(body: bytes, offset: int) -> bytes:
     Args:
         body: what there is of the chunk.
         offset: where it begins in the file; holes begin and end where sectors do.
+        torn: the end of the file cuts it off. A chunk of full length must have a hole, unless it
+            has neither compression nor a checksum that could have been wrong.
     """
     try:
-        size = min(CHUNK_HEAD.unpack_from(body)[2], LARGEST)
+        _, _, size, checksum = CHUNK_HEAD.unpack_from(body)
+        size = min(size, LARGEST)
         compression, at = read_text(body, CHUNK_HEAD.size)
         packed = body[at + 8 :]
         if compression == '':
             end = offset + len(body)
             full = packed.rstrip(b'\0')
             zeros = len(packed) - len(full)
-            return full if zeros and end - zeros <= (end - 1) // 512 * 512 else packed
+            if zeros and (end - zeros <= (end - 1) // 512 * 512 if torn else zeros >= 512):
+                return full
+            return packed if torn or not checksum else b''
         hole = packed.find(SECTOR)
+        if hole < 0 and not torn:
+            return b''
         packed = packed if hole < 0 else packed[:hole]
         if compression == 'zstd':
             return zstandard.ZstdDecompressor().stream_reader(packed).read(size)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -101,7 +102,7 @@ def scan(stream: BinaryIO, size: int) -> Layout:
     """Walk through the file without reading what chunks hold.
 
     Where a record does not lead to the next one, the walk goes on at the next chunk that the
-    summary names; without a summary it ends there.
+    summary names, else at the next compressed chunk that is found; without one it ends there.
     """
     layout = Layout(size=size)
     layout.closed = read_footer(stream) is not None
@@ -119,6 +120,7 @@ def scan(stream: BinaryIO, size: int) -> Layout:
                 layout.end = at
                 return layout
             behind = next((chunk for chunk in known if chunk > at), 0)
+            behind = behind or _search(stream, at + 1, layout)
             at = _leave_hole(layout, at, behind)
             if not behind:
                 layout.end = layout.size
@@ -156,6 +158,21 @@ def _plausible(stream: BinaryIO, at: int, layout: Layout) -> int | None:
     if opcode in (DATA_END, FOOTER):
         return length if length == (4 if opcode == DATA_END else 20) else None
     return length
+
+
+def _search(stream: BinaryIO, at: int, layout: Layout) -> int:
+    """Return where the next compressed chunk begins, 0 if none is found."""
+    before = RECORD.size + CHUNK_HEAD.size  # from its beginning to the name of the compression
+    while at + before < layout.size:
+        stream.seek(at)
+        window = stream.read(_RUN + before)
+        for name in re.finditer(rb'\x04\0\0\0zstd|\x03\0\0\0lz4', window):
+            start = at + name.start() - before
+            begins = start >= at and window[name.start() - before] == CHUNK
+            if begins and _plausible(stream, start, layout) is not None:
+                return start
+        at += _RUN - before
+    return 0
 
 
 def _cut_off(stream: BinaryIO, at: int, layout: Layout) -> bool:

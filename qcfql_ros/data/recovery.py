@@ -24,9 +24,9 @@ from qcfql_ros.data.bag_metadata import (
     read_metadata,
     sync_folder,
 )
-from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.damage import Damage, Skip
 from qcfql_ros.data.mcap_file import McapFile
-from qcfql_ros.data.mcap_records import is_closed
+from qcfql_ros.data.mcap_records import is_closed, is_mcap
 from qcfql_ros.errors import BagError
 
 _PART, _DAMAGED = '.part', '.damaged'
@@ -103,6 +103,9 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     for path in paths:
         target = path.with_name(path.name.removesuffix(ACTIVE))
         closed = is_closed(path)
+        if not closed and not is_mcap(path):
+            damage.add(_set_aside(path, target))
+            continue
         with path.open('rb') as stream:
             file = McapFile(path, stream)
             entry = _count(file) if closed else _rewrite(file, target)
@@ -126,6 +129,14 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     missing = tuple(entry.name for entry in old.files if entry.name not in present)
     torn = sum(skip.size for skip in damage.skips if skip.at_end)
     return Recovery(tuple(names), kept, salvaged, torn, damage, missing)
+
+
+def _set_aside(path: Path, target: Path) -> Damage:
+    """Put away a file whose first bytes are gone, and with them what the rest means."""
+    damage, size = Damage(), path.stat().st_size
+    damage.skip(Skip(path.name, 0, size, 'not an MCAP file any more'))
+    path.replace(target.with_name(f'{target.name}{_DAMAGED}'))
+    return damage
 
 
 def _rewrite(file: McapFile, target: Path) -> FileEntry:
