@@ -191,8 +191,8 @@ FIRST = 'action/commands/0/fields/0'
         ('hand', put('safety/watchdog', {}), r'safety.watchdog.timeout_s: is missing'),
         (
             'hand',
-            put('safety/watchdog/timeout_s', 0.09),
-            r'timeout_s: got 0.09, wanted a number f',
+            put('safety/watchdog/timeout_s', 0.14),
+            r'timeout_s: got 0.14, wanted a number f',
         ),
         (
             'hand',

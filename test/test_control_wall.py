@@ -106,6 +106,20 @@ def test_a_message_that_cannot_be_used_refuses_the_chunk_planned_from_it():
     assert int(rig.sent.steps[-1].source) == 0
 
 
+def test_a_halt_between_two_episodes_ends_the_motion_of_the_last_one():
+    rig = WallRig()
+    rig.run_until(600 * MS)
+    before = len(rig.sent.steps)
+    rig.end_episode()
+    while rig.driver.state is not State.WAITING:
+        rig.run_until(rig.clock.time_ns + MS)
+    rig.latch.halt('tested')
+    rig.run_until(2_000 * MS)
+    halted = [s for s in rig.sent.steps[before:] if int(s.source) == 3]
+    assert len(halted) == 1 and halted[0] is rig.sent.steps[-1]
+    assert halted[0].action.tolist() == list(POINT.action.hold)
+
+
 def test_a_halt_is_obeyed_at_the_next_tick_and_only_once():
     rig = WallRig()
     rig.run_until(600 * MS)

@@ -242,8 +242,8 @@ def _corner(box: Section, key: str) -> tuple[float, float, float]:
 
 def _watchdog(section: Section, action: Action, period_s: float) -> float | None:
     if 'watchdog' in section:
-        # Two heartbeats must fit, or one that is late is taken for a dead process.
-        shortest = 2.0 * max(HEARTBEAT_S, period_s)
+        # Three heartbeats must fit, or one that is late is taken for a dead process.
+        shortest = 3.0 * max(HEARTBEAT_S, period_s)
         return section.section('watchdog', ('timeout_s',)).number(
             'timeout_s', None, shortest, 60.0
         )

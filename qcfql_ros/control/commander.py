@@ -63,6 +63,7 @@ class Commander:
     Attributes:
         commands: in a tick.
         last_stamp_ns: of the last tick begun; None before the first.
+        at_rest: whether the last command was the safe one, or none was sent.
         executed: the rows that were recorded.
     """
 
@@ -79,6 +80,7 @@ class Commander:
         self.commands = 1 if lockstep else contract.commands_per_tick
         self.lead_ns = 0 if lockstep else lead_ns
         self.last_stamp_ns: int | None = None
+        self.at_rest = True
         self.tuning = tuning
         self._output = output
         self._counters = counters
@@ -255,6 +257,7 @@ class Commander:
         if self._whole.filter(rows, measured):
             whole = self._whole
             self._counters.commands += 1
+            self.at_rest = False
             self._output_of_owner().trajectory(whole.values, whole.velocities, stamp_ns)
 
     def _move(
@@ -281,6 +284,7 @@ class Commander:
             self._tick.command = command
         values = self._filter.send(self._upsampler.at(command))
         self._counters.commands += 1
+        self.at_rest = False
         self._output_of_owner().command(values, stamp_ns)
 
     def _cut(self) -> None:
@@ -306,6 +310,7 @@ class Commander:
 
     def _rest(self, stamp_ns: int) -> None:
         self._counters.commands += 1
+        self.at_rest = True
         self._output_of_owner().rest(self._filter.values, stamp_ns)
 
     def _ramp_down(self, stamp_ns: int, sleep: Callable[[int], None]) -> int:

@@ -165,7 +165,8 @@ class WallDriver:
         """Do what is due at `deadline_ns` (monotonic). Called by the executor."""
         self._last_call_ns = self._clock.now_ns()
         if self._latch.halted:
-            if self.state is State.RUNNING:
+            # Between two episodes too: the last one may have ended in mid-motion.
+            if self.state is State.RUNNING or not self._commander.at_rest:
                 self.buffer.reset()
                 stamp_ns = deadline_ns + self._offset_ns
                 self._commander.hold(stamp_ns, self._episode, Source.HALT)

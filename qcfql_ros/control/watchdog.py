@@ -13,9 +13,11 @@ yet. So of the time between two looks at most a quarter of the time-out counts a
 
 from __future__ import annotations
 
+from qcfql_ros.contract.load_safety import HEARTBEAT_S
+
 RUNNING, HOLDING, HALTED, INACTIVE = 'running', 'holding', 'halted', 'inactive'
 DRIVING = (RUNNING, HOLDING)
-BEAT_NS = 50_000_000  # between two heartbeats, or a command period where that is longer
+BEAT_NS = round(HEARTBEAT_S * 1e9)  # between two, or a command period where that is longer
 
 
 class Watchdog:

@@ -10,12 +10,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
-from qcfql_ros.contract.schema import Contract
 from qcfql_ros.control.watchdog import BEAT_NS, INACTIVE
-from qcfql_ros.errors import ContractError
 
 HEARTBEAT_QOS = QoSProfile(depth=10)
-BEATS_IN_TIMEOUT = 3  # so that one late one is no alarm
 
 
 class Heartbeat:
@@ -44,23 +41,3 @@ class Heartbeat:
         self.state = state
         stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(Header(stamp=stamp, frame_id=state))
-
-
-def beat_period_ns(contract: Contract) -> int:
-    """Return the longest time between two heartbeats of a policy that drives."""
-    return max(BEAT_NS, contract.period_ns // contract.commands_per_tick)
-
-
-def check_timeout(contract: Contract) -> None:
-    """Check that a heartbeat can be there in time.
-
-    Raises:
-        ContractError: the time-out is shorter than three heartbeats.
-    """
-    timeout_s = contract.safety.watchdog_timeout_s
-    least_s = BEATS_IN_TIMEOUT * beat_period_ns(contract) * 1e-9
-    if timeout_s is not None and timeout_s < least_s:
-        raise ContractError(
-            f'{contract.file}: safety.watchdog.timeout_s is {timeout_s:g}, wanted at least '
-            f'{least_s:g}: three heartbeats'
-        )

@@ -18,7 +18,6 @@ from qcfql_ros.control.halt import HaltLatch, latch_file
 from qcfql_ros.control.planner import Planner
 from qcfql_ros.control.tuning import TuningBox
 from qcfql_ros.errors import ParameterError
-from qcfql_ros.nodes.heartbeat import check_timeout
 from qcfql_ros.nodes.policy_tuning import check_tuning
 from qcfql_ros.nodes.weight_gate import WeightGate, check_fit, try_out
 
@@ -64,8 +63,6 @@ def set_up(
         raise ParameterError('parameter device is cuda, but torch finds no GPU; take cpu')
     torch.set_num_threads(parameters.threads)
     contract = load_contract(parameters.contract)
-    if parameters.pacing == 'wall':
-        check_timeout(contract)
     policy = ChunkPolicy.load(parameters.model, device)
     check_fit(policy, contract, parameters.model)
     check_tuning(parameters, contract, policy)

@@ -24,7 +24,7 @@ from qcfql_ros.contract.topics import HEARTBEAT_TOPIC
 from qcfql_ros.control.watchdog import INACTIVE, RUNNING, Watchdog
 from qcfql_ros.errors import ContractError, MessageError, ParameterError
 from qcfql_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics
-from qcfql_ros.nodes.heartbeat import HEARTBEAT_QOS, Heartbeat, check_timeout
+from qcfql_ros.nodes.heartbeat import HEARTBEAT_QOS, Heartbeat
 from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.qos import command_qos, sensor_qos
 from qcfql_ros.nodes.ros_parameters import declare_parameters
@@ -52,7 +52,6 @@ class WatchdogNode(Node):
                 f'{contract.file}: says no safety.watchdog; give safety: {{watchdog: '
                 '{timeout_s: 0.2}} or start no watchdog_node'
             )
-        check_timeout(contract)
         self._contract = contract
         self._decoder = Decoder(contract)
         self._safe = SafeCommand(contract)
