@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
 from qcfql_ros.contract import load_contract
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.planner import Planner
+from qcfql_ros.control.tuning import Tuning
+from qcfql_ros.errors import MessageError
 from qcfql_ros.nodes import weight_gate
 from qcfql_ros.nodes.weight_gate import WeightGate
 from qcfql_ros.nodes.weights import split
@@ -98,3 +103,27 @@ def test_parts_that_come_faster_than_they_are_checked_do_not_pile_up():
     assert 'wanted at most 262144' in rig.gate.reason
     rig.gate.stop()
     assert rig.gate._parts.qsize() == 1  # what ends the thread
+
+
+def test_a_policy_without_candidates_is_refused_while_a_number_of_them_is_wanted():
+    rig = Rig()
+    rig.planner.tuning.wanted = Tuning(num_action_samples=4)
+    rig.send(make_policy(1, 2).to_bytes(), 1)
+    assert (rig.gate.accepted, rig.gate.rejected) == (0, 1)
+    assert 'has no candidates to choose from' in rig.gate.reason
+    rig.planner.tuning.wanted = Tuning()
+    rig.send(make_policy(2, 3).to_bytes(), 2)
+    assert rig.gate.accepted == 1
+
+
+def test_a_plan_that_cannot_be_made_as_wanted_is_refused_and_the_next_one_is_made():
+    rig = Rig()
+    state = np.zeros(POINT.state_dim, np.float32)
+    rig.planner.tuning.wanted = Tuning(num_action_samples=4)
+    with pytest.raises(MessageError, match='no candidates'):
+        rig.planner.plan(state, {}, 0, 0)
+    rig.planner.tuning.wanted = Tuning(noise_scale=0.5)
+    chunk = rig.planner.plan(state, {}, 0, 0)
+    assert (chunk.noise_scale, chunk.num_samples) == (0.5, 0)
+    wanted = rig.planner.policy.plan(state, chunk.seed, noise_scale=0.5)
+    assert np.array_equal(chunk.actions, wanted)
