@@ -15,7 +15,7 @@ PACKAGE = 'qcfql_ros'
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # Each layer imports itself and those above it; those of one line may import each other.
 LAYERS = [
-    ['__init__', 'errors', 'parameters'],
+    ['__init__', 'errors', 'parameter', 'parameters'],
     ['algorithm'],
     ['contract'],
     ['data'],
