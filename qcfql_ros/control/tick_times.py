@@ -88,6 +88,10 @@ class TickTimes:
     def since(self, begin_ns: int) -> Timing:
         """Return what is known of the commands begun after `begin_ns`, monotonic."""
         times = list(self._times)  # at once: the other thread cannot come between
+        first = len(times)
+        while first and (times[first - 1][1] > begin_ns or not times[first - 1][1]):
+            first -= 1  # from the end: most of what is kept is older
+        times = times[max(0, first - 1) :]
         recent = [t for t in times if t[1] > begin_ns]
         rates = [
             1e9 / (after[1] - before[1])
