@@ -164,6 +164,23 @@ def test_a_chunk_with_a_bad_checksum_is_left_out_and_the_next_one_read(tmp_path)
     assert filtered.damage.messages == sum(sent[i].topic == '/b' for i in range(600)) - len(some)
 
 
+def test_without_checksums_the_index_leads_over_a_broken_record(tmp_path):
+    """As rosbag2 writes it: chunks that are neither compressed nor checked, with an index."""
+    folder = tmp_path / 'bag'
+    shutil.copytree(BAGS / 'mcap_default', folder)
+    path = folder / 'mcap_default_0.mcap'
+    every = [*BagReader(folder)]
+    data = bytearray(path.read_bytes())
+    at = data.index(every[1000].data) - 31
+    data[at : at + 500] = bytes(500)
+    path.write_bytes(data)
+    reader = BagReader(folder)
+    got = list(reader)
+    assert len(every) - 6 <= len(got) < len(every)
+    assert is_part_of(got, every)
+    assert reader.damage.messages == len(every) - len(got)
+
+
 def test_a_broken_length_is_passed_over_by_the_summary(tmp_path):
     path = tmp_path / 'bag_0.mcap'
     sent = make(path, CompressionType.ZSTD, True)
@@ -178,6 +195,16 @@ def test_a_broken_length_is_passed_over_by_the_summary(tmp_path):
     assert got == [m for m in sent if not first <= m.receive_ns <= last]
     assert damage.messages == len(sent) - len(got)
     assert len(damage.skips) == 1
+
+
+def test_a_closed_file_whose_beginning_is_gone_is_read_by_its_end(tmp_path):
+    path = tmp_path / 'bag_0.mcap'
+    sent = make(path, CompressionType.ZSTD, True)
+    data = path.read_bytes()
+    path.write_bytes(bytes(4096) + data[4096:])
+    got, damage = read(path)
+    assert 500 < len(got) == 600 - damage.messages
+    assert is_part_of(got, sent)
 
 
 @pytest.mark.parametrize('kind', list(CompressionType))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from qcfql_ros.data.bag_file import MCAP_MAGIC, ZSTD_MAGIC, Channel, Message, plain
 from qcfql_ros.data.damage import Damage, Skip
+from qcfql_ros.data.mcap_index import count_indexed, indexed_records
 from qcfql_ros.data.mcap_records import (
     BROKEN,
     CHANNEL,
@@ -35,6 +36,7 @@ from qcfql_ros.data.mcap_records import (
     open_chunk,
     open_torn_chunk,
     read_channel,
+    read_footer,
     read_schema,
 )
 from qcfql_ros.data.mcap_scan import Block, Layout, scan
@@ -49,7 +51,6 @@ class McapFile:
 
     Attributes:
         salvaged: messages read from a chunk that is cut off, not covered by a checksum.
-        closed: it ends with a footer; known after the first message, or `learn`.
 
     Raises:
         BagError: not an MCAP file.
@@ -111,22 +112,16 @@ class McapFile:
         if self._layout is None:
             self._stream.seek(0)
             magic = self._stream.read(len(MCAP_MAGIC))
-            if magic != MCAP_MAGIC:
-                if not MCAP_MAGIC.startswith(magic):
-                    raise BagError(f'{self.path} is not an MCAP file: it starts with {magic!r}')
-                # Killed before the first bytes were on disk.
-                self._layout = Layout(size=self.size, end=0)
-            else:
+            if magic == MCAP_MAGIC or read_footer(self._stream) is not None:
                 self._layout = scan(self._stream, self.size)
+            elif MCAP_MAGIC.startswith(magic):  # killed before the first bytes were on disk
+                self._layout = Layout(size=self.size)
+            else:
+                raise BagError(f'{self.path} is not an MCAP file: it starts with {magic!r}')
             self.channels.update(self._layout.channels)
             self.metadata.update(self._layout.metadata)
             self._schemas.update(self._layout.schemas)
         return self._layout
-
-    @property
-    def closed(self) -> bool:
-        """Whether it ends with a footer."""
-        return self._layout is not None and self._layout.closed
 
     def _blocks(
         self, layout: Layout, topics: frozenset[str] | None
@@ -218,7 +213,7 @@ class McapFile:
         data = open_torn_chunk(body, block.at + RECORD.size, block.torn)
         # All there, and yet refused: somewhere in it a byte is wrong.
         refused = len(data) >= size and checksum and zlib.crc32(data) != checksum
-        at, last = 0, 0
+        begun = last = at = 0
         while not refused and at + RECORD.size <= len(data):
             opcode, length = RECORD.unpack_from(data, at)
             stop = at + RECORD.size + length
@@ -231,11 +226,17 @@ class McapFile:
             if any(not block.start_ns <= m.receive_ns <= block.end_ns for m in found):
                 break
             messages += found
-            at, last = stop, len(found)
+            begun, last, at = at, len(found), stop
         if not block.torn and not checksum and last and at < len(data):
             messages.pop()  # its length led to something that is no record
+        else:
+            begun = at
+        if at < len(data) == size and not block.torn and not checksum:
+            # Nothing vouches for the chunk, but where its index says so as well, a message is one.
+            for record in indexed_records(self._stream, block.at + block.size, data, begun):
+                messages += self._records(record, topics)
         if at < len(data) or not block.torn or len(data) < size:
-            held = _count(block.counts, self.channels, topics)
+            held = count_indexed(block.counts, self.channels, topics)
             lost = None if held is None else max(0, held - len(messages))
             self._skip(layout, number, block.at, block.size, why, lost, messages)
         self.salvaged += len(messages)
@@ -303,18 +304,3 @@ class McapFile:
             number: channel.topic if topics is None or channel.topic in topics else ''
             for number, channel in self.channels.items()
         }
-
-
-def _count(
-    counts: Mapping[int, int] | None,
-    channels: Mapping[int, Channel],
-    topics: frozenset[str] | None,
-) -> int | None:
-    """Return how many messages of `topics` an index names; None without an index."""
-    if counts is None:
-        return None
-    return sum(
-        count
-        for channel, count in counts.items()
-        if topics is None or channel not in channels or channels[channel].topic in topics
-    )

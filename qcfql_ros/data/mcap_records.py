@@ -53,9 +53,10 @@ def is_closed(path: Path) -> bool:
 
 
 def is_mcap(path: Path) -> bool:
-    """Say whether the file begins as MCAP does, as far as it goes."""
+    """Say whether the file begins as MCAP does, as far as it goes, or at least ends so."""
     with path.open('rb') as stream:
-        return MCAP_MAGIC.startswith(stream.read(len(MCAP_MAGIC)))
+        begins = MCAP_MAGIC.startswith(stream.read(len(MCAP_MAGIC)))
+        return begins or read_footer(stream) is not None
 
 
 def read_footer(stream: BinaryIO) -> tuple[int, int, int] | None:

@@ -103,7 +103,7 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     for path in paths:
         target = path.with_name(path.name.removesuffix(ACTIVE))
         closed = is_closed(path)
-        if not closed and not is_mcap(path):
+        if not is_mcap(path):
             damage.add(_set_aside(path, target))
             continue
         with path.open('rb') as stream:

@@ -35,8 +35,6 @@ _JOURNALS = ('-wal', '-journal')
 class SqliteFile:
     """Reads one file; see `bag_file.BagFile` for what it has in common with other storages."""
 
-    closed = True
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.channels: dict[int, Channel] = {}
