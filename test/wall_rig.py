@@ -82,7 +82,7 @@ class WallRig:
                         size, self.sensors_at * 1e-9 if self.numbers is None else self.numbers
                     )
                 )
-                sample = Sample(self.sensors_at + OFFSET_NS, self.sensors_at, values)
+                sample = Sample(self.sensors_at + self.offset_ns, self.sensors_at, values)
                 if not self.silent:
                     self.driver.on_sensor(name, sample)
             self.sensors_at += self.period_ns

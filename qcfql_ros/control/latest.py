@@ -78,11 +78,16 @@ class LatestMessages:
                 )
         return '', 0
 
-    def all_newer(self, stamp_ns: int, receive_ns: int) -> bool:
-        """Whether every stream has a message stamped and received after these."""
+    def all_newer(self, stamp_ns: int, receive_ns: int, patience_ns: int) -> bool:
+        """Whether every stream has a message stamped and received after these.
+
+        Or received more than `patience_ns` after, whatever its stamp.
+        """
         newest = [self.newest(name) for name in self._samples]
         return all(
-            sample is not None and sample.stamp_ns > stamp_ns and sample.receive_ns > receive_ns
+            sample is not None
+            and sample.receive_ns > receive_ns
+            and (sample.stamp_ns > stamp_ns or sample.receive_ns > receive_ns + patience_ns)
             for sample in newest
         )
 

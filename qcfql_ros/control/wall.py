@@ -10,7 +10,8 @@
 
 `tick` runs in the control thread at each command's deadline and never waits: at a tick's first
 one it takes the row that is due, sends it, and asks the inference thread for the next chunk in
-time. The ROS clock is read once an episode and only names the ticks: setting it moves none.
+time. The ROS clock only names the ticks: setting it moves none, but begins a new episode, since
+the stamps of sensors and ticks no longer belong together.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class WallDriver:
         commander: used by the control thread alone.
         latch: the halt latch.
         counters: to count in.
-        ros_now_ns: the ROS clock; read once at each episode's start.
+        ros_now_ns: the ROS clock; read when a chunk is asked for.
         clock: the monotonic clock.
         execution_horizon: how many rows of a chunk are played; 0 plays all.
         adaptive_lead: fit the lead to what planning took, between episodes.
@@ -88,6 +89,7 @@ class WallDriver:
         )
         self._commands = commander.commands
         self._command_ns = contract.period_ns // self._commands
+        self._tolerance_ns = round(contract.stamp_tolerance_s * 1e9)
         self.executor = TimedExecutor(self._command_ns, self.tick, self._clock, None, surroundings)
         self.state = State.WAITING
         self._first_stream = next(iter(contract.streams))
@@ -100,6 +102,7 @@ class WallDriver:
         self._adaptive_lead = adaptive_lead
         self._tuned_lead_s: float | None = None
         self._soft = True  # the next episode is the first one after an activation or a resume
+        self._clock_set_ns = 0  # by how much, during this episode
         self._last_call_ns = 0
         self._driving = False
 
@@ -204,6 +207,12 @@ class WallDriver:
         if stale:
             self._stale(stamp_ns, stale, beyond_ns, command)
             return
+        if self._clock_set_ns:
+            self._counters.reason = f'the clock was set by {self._clock_set_ns * 1e-9:+.3f} s'
+            self._commander.hold(stamp_ns, self._episode, command=command)
+            self._commander.finish()
+            self._wait_for_newer()
+            return
         measured = self.latest.measured()
         due = self.buffer.take()
         if due is None:
@@ -243,6 +252,10 @@ class WallDriver:
             self._request(first_tick_ns)
 
     def _request(self, first_tick_ns: int) -> None:
+        set_ns = self._ros_now_ns() - self._clock.now_ns() - self._offset_ns
+        if abs(set_ns) > self._tolerance_ns:
+            self._clock_set_ns = set_ns
+            return
         take_at_ns = first_tick_ns - self._commander.lead_ns
         self.prefetch.request(
             ChunkRequest(
@@ -279,7 +292,9 @@ class WallDriver:
         now_ns = self._clock.now_ns()
         stale, _ = self.latest.stale(now_ns)
         first = self.latest.newest(self._first_stream)
-        newer = self.latest.all_newer(*self._newer_than)
+        # If the clock was set back meanwhile, no stamp is newer: received long after is new too.
+        patience_ns = self._tolerance_ns + 2 * self._contract.period_ns
+        newer = self.latest.all_newer(*self._newer_than, patience_ns)
         if first is None or stale or self.prefetch.busy or not newer:
             return self._poll()
         measured = self.latest.measured()
@@ -290,6 +305,7 @@ class WallDriver:
         self._soft = False
         self._fit_lead()
         self._offset_ns = self._ros_now_ns() - now_ns
+        self._clock_set_ns = 0
         period_ns = self._contract.period_ns
         t0_ns = first.receive_ns + round(self._contract.phase * period_ns)
         short_ns = now_ns - (t0_ns - self._commander.lead_ns)
