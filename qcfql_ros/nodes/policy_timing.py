@@ -61,13 +61,15 @@ class TimingReport:
 
     def __init__(self, parameters: Any) -> None:
         self._parameters = parameters
-        self._inference_before = Histogram()
+        self._inference = self._inference_before = Histogram()
 
     def status(self, driver: BeatingDriver, inference: Histogram) -> Status:
         """Return the status of now."""
         timing = driver.times.since(time.monotonic_ns() - _SECOND_NS)
         desired = 1e9 / driver.executor.period_ns
         level, text = self._judge(timing, desired)
+        if inference is not self._inference:  # configured anew, and counted from zero
+            self._inference, self._inference_before = inference, Histogram()
         planned = inference.since(self._inference_before)
         self._inference_before = inference.snapshot()
         executor = driver.executor
