@@ -111,7 +111,7 @@ def test_parameters_are_read_and_refused_while_the_robot_is_driven(rig):
         return rig.call(SetParameters, 'policy/set_parameters', request).results[0]
 
     number = ParameterType.PARAMETER_DOUBLE
-    for name, words in (('lead_s', 'parameter lead_s is'), ('no_such', 'undeclared')):
+    for name, words in (('lead_s', 'Parameter lead_s out of range'), ('no_such', 'undeclared')):
         refused = put(name, type=number, double_value=7.0)
         assert not refused.successful
         assert words in refused.reason
