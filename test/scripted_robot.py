@@ -4,12 +4,16 @@
 Usage: scripted_robot.py TICKS [EPISODE_TICKS [RATE_HZ]]. Publishes what point_reach's contract
 records, in lockstep stamps, executes no tick beyond the credits, prints one JSON line at the end,
 and stays until its standard input ends.
+
+With JOURNAL in the environment it waits for no credits once it has begun, and appends a line to
+that file before each message: topic, time in ns, digest of the content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 
@@ -38,6 +42,11 @@ CHUNK = 4
 START = 1_000_000_000_000
 
 
+def message_digest(message) -> str:
+    """Return a digest of what a message says; its bytes have padding of any value."""
+    return hashlib.sha1(str(message).encode()).hexdigest()
+
+
 class ScriptedRobot(Node):
     """Publishes ticks as fast as it may."""
 
@@ -54,6 +63,9 @@ class ScriptedRobot(Node):
         }
         self.outs = {n: self.create_publisher(k, n, RECORD_QOS) for n, k in kinds.items()}
         self.credits = 0
+        self.journal = None
+        if 'JOURNAL' in os.environ:
+            self.journal = open(os.environ['JOURNAL'], 'a', buffering=1)  # noqa: SIM115
         self.sent = dict.fromkeys(kinds, 0)
         self.weights, self.policies = WeightReceiver(), []
         self.create_subscription(UInt8MultiArray, 'policy_weights', self.on_part, WEIGHTS_QOS)
@@ -68,6 +80,8 @@ class ScriptedRobot(Node):
             self.policies.append(hashlib.sha256(bytes(blob)).hexdigest())
 
     def send(self, topic, message) -> None:
+        if self.journal is not None:
+            self.journal.write(f'/{topic} {time.time_ns()} {message_digest(message)}\n')
         self.outs[topic].publish(message)
         self.sent[topic] += 1
 
@@ -113,7 +127,7 @@ def main() -> None:
     begun = time.monotonic()
     node.sensors(stamp, 0.0)
     for tick in range(1, ticks + 1):
-        while tick > node.credits:
+        while tick > node.credits and node.journal is None:
             rclpy.spin_once(node, timeout_sec=0.05)
         rclpy.spin_once(node, timeout_sec=0.0)
         if rate_hz:

@@ -43,6 +43,7 @@ class Recording:
         write_s: messages of this long are written together.
         capacity: steps that the replay holds; None when nobody learns.
         wake: called from the recorder's thread when there is something for `events`.
+        clock: time of receipt in ns.
 
     Attributes:
         assembler: its counters say what became of the messages.
@@ -60,8 +61,10 @@ class Recording:
         *,
         write_s: float,
         capacity: int | None,
-        wake: Callable[[], None],
+        wake: Callable[[], None] = lambda: None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._clock = clock
         self._recorder, self._log, self._capacity = recorder, log, capacity
         self._contract, self._namespace = contract, namespace
         self.assembler = Assembler(contract, namespace)
@@ -77,7 +80,7 @@ class Recording:
             recorder.first_needed = WHATEVER
         self._writer = WriterThread(recorder, spool, write_s=write_s, wake=wake)
         self.do = self._writer.do
-        mark = session_mark(contract.name, contract.hash, time.time_ns())
+        mark = session_mark(contract.name, contract.hash, clock())
         self.accept(session_topic(namespace), 0, mark)
 
     @property
@@ -92,7 +95,7 @@ class Recording:
 
     def accept(self, topic: str, publish_ns: int, data: bytes) -> None:
         """Take what was heard just now; never waits for the disk."""
-        self._writer.offer(topic, time.time_ns(), publish_ns, data)
+        self._writer.offer(topic, self._clock(), publish_ns, data)
 
     def offered(self, topic: str, profiles: list[dict]) -> None:
         """Note how a topic is offered."""
