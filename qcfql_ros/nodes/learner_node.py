@@ -166,7 +166,9 @@ class LearnerNode(Node):
             self._matches = matches
             self._counted_s = time.monotonic()
         matched = all(matches) and time.monotonic() > self._counted_s + SETTLE_S
-        if matched and self._gap.matched(time.time_ns()):
+        # That a publisher sees us too, which can take seconds, only its messages tell.
+        heard = matched and self._topics.silent() <= {self._chunk}
+        if heard and self._gap.heard(time.time_ns()):
             self.get_logger().warning(str(self._gap))
         return matched
 

@@ -69,6 +69,7 @@ class _Listening:
     offers: list[dict[str, Any]] = field(default_factory=list)
     heard: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     doubled_until_s: float = 0.0
+    anything: bool = False
 
 
 class RecordedTopics:
@@ -106,6 +107,10 @@ class RecordedTopics:
     def matched(self) -> dict[str, int]:
         """Return by topic how many publishers our subscription is connected to."""
         return {t: state.subscription.get_publisher_count() for t, state in self._topics.items()}
+
+    def silent(self) -> set[str]:
+        """Return the topics of which nothing was heard yet."""
+        return {topic for topic, state in self._topics.items() if not state.anything}
 
     def adapt(self) -> None:
         """Replace what does not fit the publishers there are; call it some times a second."""
@@ -150,6 +155,8 @@ class RecordedTopics:
 
     def _hear(self, topic: str, source_ns: int, data: bytes) -> None:
         state = self._topics.get(topic)
+        if state is not None:
+            state.anything = True
         if state is not None and source_ns:
             key = (source_ns, len(data))
             if state.doubled_until_s and key in state.heard:

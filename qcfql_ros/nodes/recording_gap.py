@@ -23,25 +23,25 @@ class RecordingGap:
     ) -> None:
         self._last_ns, self._started_ns, self._flush_s = last_ns, started_ns, flush_s
         self._killed = recovery is not None and bool(recovery.files)
-        self.matched_s = self.gap_s = 0.0
+        self.heard_s = self.gap_s = 0.0
 
-    def matched(self, now_ns: int) -> bool:
-        """Note that the subscriptions match; True when that ends a gap to be spoken of."""
-        if self.matched_s:
+    def heard(self, now_ns: int) -> bool:
+        """Note that every topic is heard again; True when that ends a gap to be spoken of."""
+        if self.heard_s:
             return False
-        self.matched_s = max(1e-9, (now_ns - self._started_ns) / 1e9)
+        self.heard_s = max(1e-9, (now_ns - self._started_ns) / 1e9)
         if self._killed and self._last_ns:
             self.gap_s = (now_ns - self._last_ns) / 1e9
         return bool(self.gap_s)
 
     def values(self) -> dict[str, Any]:
         """Return what the diagnostics say of it."""
-        return {'matched_after_s': round(self.matched_s, 3), 'gap_s': round(self.gap_s, 3)}
+        return {'heard_after_s': round(self.heard_s, 3), 'gap_s': round(self.gap_s, 3)}
 
     def __str__(self) -> str:
         return (
             f'the recording has a gap of at most {self.gap_s:.2f} s, from the last message of the '
-            f'session that was killed until all subscriptions matched, {self.matched_s:.2f} s '
+            f'session that was killed until every topic was heard again, {self.heard_s:.2f} s '
             f'after this start; of what came before the kill, at most the last '
             f'{self._flush_s:g} s are lost'
         )
