@@ -174,7 +174,10 @@ class Loop:
         """The safe command is executed, later sensors are not answered, until a resume."""
         if self._source != HALT:
             self.checker.fail('safe command', f'none at {self.stamp_ns}')
-        while self._execute().ended:
+        if self._execute().ended:
+            self.stamp_ns += self.contract.period_ns
+            self._sensors()  # the final observation
+            self._expect_nothing('after the end of an episode')
             self.session.begin_episode()
         for _ in range(3):
             self.stamp_ns += self.contract.period_ns
