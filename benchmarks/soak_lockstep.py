@@ -171,7 +171,7 @@ class Loop:
         return outcome
 
     def _stay_halted(self) -> None:
-        """The safe command is executed, later sensors are not answered, until a resume."""
+        """The safe command is executed, the sensors after it are not answered until a resume."""
         if self._source != HALT:
             self.checker.fail('safe command', f'none at {self.stamp_ns}')
         if self._execute().ended:
@@ -179,9 +179,9 @@ class Loop:
             self._sensors()  # the final observation
             self._expect_nothing('after the end of an episode')
             self.session.begin_episode()
+        self.stamp_ns += self.contract.period_ns
+        self._sensors()
         for _ in range(3):
-            self.stamp_ns += self.contract.period_ns
-            self._sensors()
             self.driver.check()
             self._expect_nothing('while halted')
         self._commands = None
