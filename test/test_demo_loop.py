@@ -92,7 +92,7 @@ def test_an_interrupted_demo_ends_in_order(untrained, tmp_path, wait_until, numb
         start_new_session=True,
     )
     bag = run_dir / 'bag'
-    wait_until(lambda: bag.is_dir() and any(bag.glob('*.mcap')), 60.0, 'the recording')
+    wait_until(lambda: bag.is_dir() and any(bag.glob('*.mcap*')), 60.0, 'the recording')
     time.sleep(1.0 if number == signal.SIGINT else 3.0)  # at any moment
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)

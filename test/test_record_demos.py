@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_a_valid_bag(tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not any(p.stat().st_size > 20_000 for p in out.glob('*.mcap')):
+    while not any(p.stat().st_size > 20_000 for p in out.glob('*.mcap*')):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -68,7 +68,8 @@ class Driving:
     Args:
         node: whose topics these are.
         setup: contract, planner, weight gate, halt latch, counters.
-        sensing: what is heard of the robot.
+        listen: returns what is heard of the robot, listening from then on at the latest. A robot
+            in lockstep that is listened to expects a command, so that comes after the publishers.
         heartbeat: says what is done.
         parameters: of the node, checked.
         tuning: what may be changed while driving.
@@ -80,7 +81,7 @@ class Driving:
         self,
         node: Node,
         setup: Setup,
-        sensing: Sensing,
+        listen: Callable[[], Sensing],
         heartbeat: Heartbeat,
         parameters: Any,
         tuning: TuningBox,
@@ -89,7 +90,6 @@ class Driving:
     ) -> None:
         self._node = node
         self._setup = setup
-        self._sensing = sensing
         self._heartbeat = heartbeat
         self.realtime = realtime
         self.on_the_wall = parameters.pacing == 'wall'
@@ -115,7 +115,8 @@ class Driving:
             self.driver = driver
         else:
             self.driver = LockstepDriver(*shared, self.output.connected, horizon)
-        sensing.attach(self.driver)
+        self._sensing = listen()
+        self._sensing.attach(self.driver)
         self._weights = node.create_subscription(
             UInt8MultiArray,
             WEIGHTS_TOPIC,

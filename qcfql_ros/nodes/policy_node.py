@@ -167,9 +167,11 @@ class PolicyNode(LifecycleNode):
             f'{self._values.pacing}'
         )
 
-    def _listen(self) -> None:
-        setup, pacing = self._setup, self._values.pacing
-        self._sensing = Sensing(self, setup.contract, setup.counters, pacing)
+    def _listen(self) -> Sensing:
+        if self._sensing is None:
+            setup, pacing = self._setup, self._values.pacing
+            self._sensing = Sensing(self, setup.contract, setup.counters, pacing)
+        return self._sensing
 
     def _require_ready(self) -> None:
         """Raise NotReadyError naming what driving needs and is not there (wall pacing)."""
@@ -188,12 +190,10 @@ class PolicyNode(LifecycleNode):
         if latch.halted:
             self.get_logger().warning(f'halted: {latch.reason}; call ~/resume to drive')
         latch.driving(True)
-        if self._sensing is None:
-            self._listen()
         self._driving = Driving(
             self,
             self._setup,
-            self._sensing,
+            self._listen,
             self._heartbeat,
             self._values,
             self._tuning,
