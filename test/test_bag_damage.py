@@ -181,9 +181,30 @@ def test_without_checksums_the_index_leads_over_a_broken_record(tmp_path):
     assert reader.damage.messages == len(every) - len(got)
 
 
-def test_a_broken_length_is_passed_over_by_the_summary(tmp_path):
+def test_zeros_that_were_recorded_are_no_hole(tmp_path):
+    path, sent = tmp_path / 'bag_0.mcap', []
+    with path.open('wb') as stream:
+        writer = Writer(stream, compression=CompressionType.NONE)
+        writer.start(profile='ros2', library='test')
+        schema = writer.register_schema('std_msgs/msg/String', 'ros2msg', b'string data')
+        channel = writer.register_channel('/a', 'cdr', schema)
+        for number in range(1, 10):
+            sent.append(Message('/a', number, 0, bytes([0, 1, 0, 0, number]) * 10 + bytes(2000)))
+            writer.add_message(channel, number, sent[-1].data, 0)
+        writer.finish()
+    assert read(path)[0] == sent
+    data = bytearray(path.read_bytes())
+    data[data.index(sent[3].data) + 20] ^= 1
+    path.write_bytes(data)
+    got, damage = read(path)
+    assert not got
+    assert damage.messages == 9
+
+
+@pytest.mark.parametrize('kind', list(CompressionType))
+def test_a_broken_length_is_passed_over_by_the_summary(tmp_path, kind):
     path = tmp_path / 'bag_0.mcap'
-    sent = make(path, CompressionType.ZSTD, True)
+    sent = make(path, kind, True)
     with path.open('rb') as stream:
         chunks = make_reader(stream).get_summary().chunk_indexes
     data = bytearray(path.read_bytes())

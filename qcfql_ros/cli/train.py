@@ -195,14 +195,18 @@ def _split_of(arguments: argparse.Namespace, state: Any) -> tuple[float, int]:
 
 def _load(arguments: argparse.Namespace, contract: Any, config: Any, split: Any) -> Any:
     """Return the replay to train on, and that of the held-out segments or None."""
+    from qcfql_ros.data.damage import Damage
     from qcfql_ros.data.dataset import load_dataset
     from qcfql_ros.training.setup import empty_replay, fill
 
     training = empty_replay(config, arguments.capacity, contract)
     held_out = empty_replay(config, arguments.capacity, contract)
-    events = load_dataset(arguments.dataset_path, contract)
+    damage = Damage()
+    events = load_dataset(arguments.dataset_path, contract, damage=damage)
     source = ', '.join(str(path) for path in arguments.dataset_path)
     fill(training, split.training(events, held_out.append), source)
+    if damage:
+        print(f'{source}: {damage}', file=sys.stderr, flush=True)
     line = f'{training.steps} steps, {training.segment} segments, {len(training)} windows'
     if split.held_out:
         line = f'{line}; held out: {held_out.steps} steps, {split.held_out} segments'

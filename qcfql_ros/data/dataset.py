@@ -14,6 +14,7 @@ from qcfql_ros.data.bag_folder import find_bags
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.reader import BagReader, bag_custom_data
+from qcfql_ros.data.session_mark import SESSION_TYPE, session_topic
 from qcfql_ros.errors import BagError
 
 # progress(fraction done in [0, 1], seconds left)
@@ -47,13 +48,21 @@ def load_dataset(
         damage: what was left out of the bags is added to it.
 
     Raises:
-        BagError: a bag is missing or damaged, or was recorded under another contract.
+        BagError: a bag is missing or cannot be read, was recorded under another contract, or has
+            a topic with another type than the contract's.
     """
     folders = find_bags(paths)
     if not any_contract:
         for folder in folders:
             check_contract(folder, contract)
-    bags = [BagReader(folder, include_open=include_open, splits=splits) for folder in folders]
+    bags = []
+    for folder in folders:
+        namespace = bag_custom_data(folder).get(NAMESPACE, '')
+        topics = contract.recorded_topics(namespace)
+        topics[session_topic(namespace)] = SESSION_TYPE
+        bag = BagReader(folder, topics, include_open=include_open, splits=splits)
+        bag.channels()  # their types are checked
+        bags.append(bag)
     return _events(bags, contract, progress, counters, damage)
 
 

@@ -177,8 +177,8 @@ def open_torn_chunk(body: bytes, offset: int, torn: bool) -> bytes:
     Args:
         body: what there is of the chunk.
         offset: where it begins in the file; holes begin and end where sectors do.
-        torn: the end of the file cuts it off. A chunk of full length must have a hole, unless it
-            has neither compression nor a checksum that could have been wrong.
+        torn: the end of the file cuts it off. Of a chunk of full length, a compressed one must
+            have a hole, and another one no checksum: it would not say where it is wrong.
     """
     try:
         _, _, size, checksum = CHUNK_HEAD.unpack_from(body)
@@ -186,12 +186,12 @@ def open_torn_chunk(body: bytes, offset: int, torn: bool) -> bytes:
         compression, at = read_text(body, CHUNK_HEAD.size)
         packed = body[at + 8 :]
         if compression == '':
+            if not torn:
+                return b'' if checksum else packed
             end = offset + len(body)
             full = packed.rstrip(b'\0')
             zeros = len(packed) - len(full)
-            if zeros and (end - zeros <= (end - 1) // 512 * 512 if torn else zeros >= 512):
-                return full
-            return packed if torn or not checksum else b''
+            return full if zeros and end - zeros <= (end - 1) // 512 * 512 else packed
         hole = packed.find(SECTOR)
         if hole < 0 and not torn:
             return b''

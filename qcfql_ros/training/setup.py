@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -73,10 +74,14 @@ def load_demonstrations(
     """Return a replay with the steps of the bags at `paths`; None without paths."""
     if not paths:
         return None
+    from qcfql_ros.data.damage import Damage
     from qcfql_ros.data.dataset import load_dataset
 
-    replay = empty_replay(config, capacity, contract, demonstrations=True)
-    fill(replay, load_dataset(paths, contract), ', '.join(str(path) for path in paths))
+    replay, damage = empty_replay(config, capacity, contract, demonstrations=True), Damage()
+    source = ', '.join(str(path) for path in paths)
+    fill(replay, load_dataset(paths, contract, damage=damage), source)
+    if damage:
+        print(f'{source}: {damage}', file=sys.stderr, flush=True)
     return replay
 
 
