@@ -249,23 +249,21 @@ class Rig:
         return last
 
     def status(self, name):
-        """Return (level, message, values) of the newest status called `name`, or None."""
+        """Return (level, message, values) of the newest status called `name`; no level if none."""
         for _, array in reversed(self.statuses):
             for status in array.status:
                 if status.name == name:
                     values = {pair.key: pair.value for pair in status.values}
                     return status.level, status.message, values
-        return None
+        return None, '', {}
 
     def level(self):
         """Return the newest level of the policy's diagnostics, or None."""
-        status = self.status('policy: control')
-        return status and status[0]
+        return self.status('policy: control')[0]
 
     def value(self, key):
         """Return a value of the policy's newest diagnostics, '' where there is none."""
-        status = self.status('policy: control')
-        return status[2].get(key, '') if status else ''
+        return self.status('policy: control')[2].get(key, '')
 
     def call(self, kind, service, request):
         """Return the answer of a service."""

@@ -146,7 +146,7 @@ class Scene:
         self.executor.add_node(self.policy)
         self.executor.add_node(self.robot)
 
-    def until(self, predicate, what, timeout_s=15.0):
+    def until(self, predicate, what, timeout_s=60.0):
         deadline = time.monotonic() + timeout_s
         while not predicate():
             assert time.monotonic() < deadline, f'waited {timeout_s} s for {what}'

@@ -73,7 +73,7 @@ class Commander:
             if status.name == 'robot: pacing':
                 self.diagnostics = {v.key: v.value for v in status.values}
 
-    def spin_until(self, predicate, timeout_s=15.0):
+    def spin_until(self, predicate, timeout_s=60.0):
         deadline = time.monotonic() + timeout_s
         while not predicate():
             assert time.monotonic() < deadline, (len(self.outcomes), self.diagnostics)

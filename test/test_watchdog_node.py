@@ -103,14 +103,14 @@ def rig(tmp_path):
 
 def start_both(rig):
     watchdog = rig.start('watchdog_node', contract=str(rig.contract_file))
+    rig.until(lambda: rig.status('watchdog')[1], 'the watchdog')  # it and we hear each other
     policy = rig.start_policy()
     rig.until_driving()
     return watchdog, policy
 
 
 def alarms(rig):
-    status = rig.status('watchdog')
-    return int(status[2]['alarms']) if status else 0
+    return int(rig.status('watchdog')[2].get('alarms', 0))
 
 
 def fired(rig, begin_ns):
@@ -217,7 +217,13 @@ def test_velocities_are_held_by_the_hold_row(tmp_path):
         beat = it.node.create_publisher(Header, 'policy/heartbeat', 10)
         it.until(beat.get_subscription_count, 'the watchdog')
         it.until(lambda: it.node.count_publishers('twist_command') == 2, 'its command topic')
-        beat.publish(Header(frame_id='running'))
+
+        def armed():
+            beat.publish(Header(frame_id='running'))
+            time.sleep(0.02)
+            return it.status('watchdog')[2].get('armed') == 'True'
+
+        it.until(armed, 'a heartbeat that is heard')
         it.until(lambda: len(it.commands) > 10, 'the safe command')
         assert not any(it.moves(message) for _, message in it.commands)
     finally:

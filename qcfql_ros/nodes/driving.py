@@ -170,6 +170,7 @@ class Driving:
     def _end(self) -> None:
         self._fence.shut()
         self._heartbeat.beat(HALTED if self._setup.latch.halted else INACTIVE)
+        self._heartbeat.flush()
         self._setup.gate.stop()
         self.output.close()
 

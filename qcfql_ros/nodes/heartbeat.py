@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -13,6 +14,7 @@ from std_msgs.msg import Header
 from qcfql_ros.control.watchdog import BEAT_NS, INACTIVE
 
 HEARTBEAT_QOS = QoSProfile(depth=10)
+LAST_WORD_S = 0.2
 
 
 class Heartbeat:
@@ -41,3 +43,7 @@ class Heartbeat:
         self.state = state
         stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(Header(stamp=stamp, frame_id=state))
+
+    def flush(self) -> None:
+        """Wait until whoever listens has the last one, or 0.2 s: a process may end after it."""
+        self._publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
