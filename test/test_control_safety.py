@@ -52,6 +52,29 @@ def test_whatever_is_wanted_the_limits_are_kept(period, velocity, acceleration, 
         before, speed = value, now
 
 
+@given(
+    periods,
+    velocities,
+    accelerations,
+    places,
+    st.lists(st.tuples(st.floats(-3.0, 3.0), st.floats(0.01, 1.0)), max_size=40),
+)
+def test_a_change_of_the_limits_in_mid_motion_is_no_jolt(
+    period, velocity, acceleration, start, wanted
+):
+    limit = limited(period, velocity, acceleration, start)
+    before, speed = start, 0.0
+    for one, scale in wanted:
+        limit.set_limits(velocity * scale, acceleration * scale)
+        for _ in range(9):
+            value = limit.follow(one)
+            now = (value - before) / period
+            assert -1.0 <= value <= 1.0
+            assert abs(now) <= velocity * (1 + RELATIVE) + POSITION / period
+            assert abs(now - speed) <= acceleration * period * (1 + RELATIVE) + POSITION / period
+            before, speed = value, now
+
+
 @given(periods, velocities, accelerations, places, places)
 def test_a_constant_target_is_reached_without_overshoot_and_stayed_at(
     period, velocity, acceleration, start, target

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
+import threading
 import time
 
 import numpy as np
@@ -46,6 +48,27 @@ def test_an_error_in_a_callback_is_known_when_the_node_closes(capfd):
     assert run_node(Breaks, []) == 1
     assert [str(error) for error in seen] == ['tested']
     assert capfd.readouterr().err.count('RuntimeError: tested') == 1
+
+
+def test_a_node_that_turns_for_long_keeps_nothing_of_each_turn():
+    objects = []
+
+    class Turns(Node):
+        def __init__(self, stop):
+            super().__init__('turns')
+            self.stop, self.turns = stop, 0
+            self.create_timer(0.001, self.on_timer)
+
+        def on_timer(self):
+            self.turns += 1
+            if self.turns in (100, 600):
+                gc.collect()
+                objects.append(len(gc.get_objects()))
+            if self.turns == 600:
+                threading.Thread(target=self.stop.request).start()  # while it waits
+
+    assert run_node(Turns, []) == 0
+    assert objects[1] - objects[0] < 250
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,17 @@ class PositionLimit:
         speed: with which it was reached, unit/s.
     """
 
-    __slots__ = ('_highest', '_period', '_step', '_wanted', 'high', 'low', 'speed', 'value')
+    __slots__ = (
+        '_brake',
+        '_highest',
+        '_period',
+        '_step',
+        '_wanted',
+        'high',
+        'low',
+        'speed',
+        'value',
+    )
 
     def __init__(
         self, low: float, high: float, velocity: float, acceleration: float, period_s: float
@@ -62,11 +72,16 @@ class PositionLimit:
         self.low = max(low, -UNLIMITED)
         self.high = min(high, UNLIMITED)
         self._period = period_s
+        self._brake = min(acceleration, UNLIMITED) * period_s
         self.set_limits(velocity, acceleration)
         self.start(0.0)
 
     def set_limits(self, velocity: float, acceleration: float) -> None:
-        """Change them from the next command on."""
+        """Change them from the next command on, to at most those given at first.
+
+        Whoever moves faster than that slows down with the new acceleration; only where the end
+        of the place is too near for it, with the first one.
+        """
         self._highest = min(velocity, UNLIMITED)
         self._step = min(acceleration, UNLIMITED) * self._period
 
@@ -113,14 +128,23 @@ class PositionLimit:
         speed = min(max(speed, -self._highest), self._highest)
         speed = min(max(speed, self.speed - self._step), self.speed + self._step)
         # The place goes before everything else, also before the acceleration.
-        speed = min(speed, braking_speed(self.high - value, self._step, period))
-        speed = max(speed, braking_speed(self.low - value, self._step, period))
+        speed = min(speed, self._towards(self.high - value, self.speed))
+        speed = max(speed, -self._towards(value - self.low, -self.speed))
         # Started outside, there is only the way in, and it is no faster than any other.
-        speed = min(max(speed, -self._highest), self._highest)
+        fastest = max(self._highest, abs(self.speed) - self._step)
+        speed = min(max(speed, -fastest), fastest)
         position = self._inside(value + speed * period)
         self.speed = (position - value) / period
         self.value = position
         return position
+
+    def _towards(self, room: float, speed: float) -> float:
+        """Return the fastest speed towards an end that is `room` away, moving with `speed` now."""
+        fastest = braking_speed(room, self._step, self._period)
+        if room <= 0.0 or speed - self._step <= fastest:
+            return fastest
+        hardest = braking_speed(room, self._brake, self._period)
+        return min(hardest, max(fastest, speed - self._brake))
 
     def _allows(self, speed: float, wanted: float) -> bool:
         rounding = POSITION_TOLERANCE * max(1.0, abs(wanted)) / self._period
