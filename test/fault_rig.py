@@ -33,6 +33,7 @@ from qcfql_ros.nodes.qos import RECORD_QOS
 from qcfql_ros.nodes.weights import WEIGHTS_QOS
 
 KEEP_ALL = QoSProfile(history=QoSHistoryPolicy.KEEP_ALL, depth=0)
+ASK_AGAIN_S = 10.0
 SENSORS_HZ = 50.0
 HERE = Path(__file__).parent
 
@@ -269,9 +270,18 @@ class Rig:
         """Return the answer of a service."""
         client = self.node.create_client(kind, service)
         self.until(client.service_is_ready, service)
-        future = client.call_async(request)
-        self.until(future.done, f'the answer of {service}')
-        return future.result()
+        # A service that is there for us may not see us yet, and then never answers that call.
+        futures = [client.call_async(request)]
+        asked_s = time.monotonic()
+
+        def answered():
+            nonlocal asked_s
+            if time.monotonic() > asked_s + ASK_AGAIN_S:
+                asked_s = time.monotonic()
+                futures.append(client.call_async(request))
+            return next((future for future in futures if future.done()), None)
+
+        return self.until(answered, f'the answer of {service}').result()
 
     def ask(self, service):
         """Call policy/`service`."""

@@ -211,5 +211,6 @@ class LockstepDriver:
 
     def _refuse(self, reason: str) -> None:
         self._counters.refused += 1
-        self._counters.reason = reason
+        # What was wrong with a message, if that was said, says more.
+        self._counters.reason = self._counters.reason or reason
         self._buffer.reset()

@@ -100,7 +100,8 @@ class Prefetch:
             self._warm = True
         except MessageError as error:
             self._counters.refused += 1
-            self._counters.reason = str(error)
+            # What was wrong with a message, if that was said, says more.
+            self._counters.reason = self._counters.reason or str(error)
         finally:
             self.planning_since_ns = 0
             self.busy = False
