@@ -7,7 +7,10 @@ import os
 import time
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile('no deadline', deadline=None)  # a busy machine is no failure
+settings.load_profile('no deadline')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # no test may look for a hub
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('OMP_NUM_THREADS', '1')

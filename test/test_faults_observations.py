@@ -44,6 +44,7 @@ def test_a_sensor_that_falls_silent_holds_the_robot_then_halts_it_naming_the_top
     rig.silent.add('goal_pose')
     begin_ns = time.monotonic_ns()
     rig.until(lambda: rig.value('state') == 'halted', 'the halt')
+    rig.until(lambda: rig.beats[-1][1].frame_id == 'halted', 'the safe command')
     (message,) = rig.last_commands().values()
     assert not rig.moves(message)
     held = next(t for t, m in rig.commands if t > begin_ns and not rig.moves(m))

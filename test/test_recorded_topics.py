@@ -86,7 +86,17 @@ class Scene:
 def scene():
     context = rclpy.Context()
     rclpy.init(context=context)
-    yield lambda profile: Scene(context, profile)
+    scenes = []
+
+    def make(profile):
+        scenes.append(Scene(context, profile))
+        return scenes[-1]
+
+    yield make
+    for it in scenes:  # or their publishers are still seen by the next test
+        it.executor.shutdown()
+        it.node.destroy_node()
+        it.robot.destroy_node()
     rclpy.shutdown(context=context)
 
 
