@@ -156,9 +156,9 @@ def test_files_are_needed_until_those_from_the_next_but_one_on_fill_the_replay(
 
 def test_what_is_needed_and_the_newest_stay_whatever_the_limit():
     sizes = [(0, 10), (1, 10), (2, 10)]
-    assert surplus(sizes, 0, 0, 99) == 0
-    assert surplus(sizes, 1, 0, 99) == 2
-    assert surplus(sizes, 1, 0, 1) == 1
-    assert surplus(sizes, 20, 0, 99) == 1
-    assert surplus(sizes, 30, 0, 99) == 0
-    assert surplus(sizes, 30, 1, 99) == 1
+    assert surplus(sizes, 0, 99) == 0
+    assert surplus(sizes, 1, 99) == 2
+    assert surplus(sizes, 1, 1) == 1
+    assert surplus(sizes, 20, 99) == 1
+    assert surplus(sizes, 30, 99) == 0
+    assert surplus(sizes, 29, 99) == 1

@@ -241,7 +241,7 @@ class BagRecorder:
         with self.retaining:
             paths = [self.folder / entry.name for entry in self._metadata.files]
             sizes = [(split_number(path), path.stat().st_size) for path in paths]
-            gone = surplus(sizes, self._keep_bytes, 0, self.first_needed)
+            gone = surplus(sizes, self._keep_bytes, self.first_needed)
             if not gone:
                 return
             try:

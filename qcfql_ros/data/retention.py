@@ -31,17 +31,16 @@ def first_needed(steps: Mapping[int, int], capacity: int) -> int:
     return 0
 
 
-def surplus(sizes: Sequence[tuple[int, int]], limit: int, open_bytes: int, needed: int) -> int:
+def surplus(sizes: Sequence[tuple[int, int]], limit: int, needed: int) -> int:
     """Return how many of the oldest closed files must go.
 
     Args:
         sizes: (number, bytes) of the closed files, oldest first.
-        limit: bytes that the bag may have; 0 keeps all.
-        open_bytes: size of the file being written.
+        limit: bytes that the closed files may have; 0 keeps all.
         needed: files from this number on are kept whatever the limit; so is the newest, which
             the numbers of the next go on from.
     """
-    total = open_bytes + sum(size for _, size in sizes)
+    total = sum(size for _, size in sizes)
     gone = 0
     for number, size in sizes[:-1]:
         if not limit or total <= limit or number >= needed:

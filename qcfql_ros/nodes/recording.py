@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
+from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import CHUNK_TOPIC, absolute
 from qcfql_ros.data.assembler import Assembler, Event
 from qcfql_ros.data.bag_metadata import Topic
+from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.reader import read_splits, split_number, split_paths
 from qcfql_ros.data.recorder import BagRecorder
@@ -172,12 +174,20 @@ class Recording:
         messages = sum(self._pushed[split_number(path)] for path in paths[old:])
         parts: list[Iterator[Event]] = []
         if old:
-            parts.append(load_dataset(folder, self._contract, splits=slice(0, old)))
+            damage, splits = Damage(), slice(0, old)
+            events = load_dataset(folder, self._contract, splits=splits, damage=damage)
+            parts.append(self._noting(events, damage))
         if messages:
             parts.append(self._again(messages, paths[old:]))
         return chain.from_iterable(parts)
 
-    def _again(self, messages: int, paths) -> Iterator[Event]:  # type: ignore[no-untyped-def]
+    def _noting(self, events: Iterator[Event], damage: Damage) -> Iterator[Event]:
+        """Yield `events`, then note what the bag left out of them."""
+        yield from events
+        if damage:
+            self._recorder.notes.append(f'{self._recorder.folder}: {damage}')
+
+    def _again(self, messages: int, paths: Sequence[Path]) -> Iterator[Event]:
         """Yield what the first `messages` of this session's files gave; its end is open."""
         assembler = Assembler(self._contract, self._namespace)
         left = count(messages, -1)
