@@ -11,6 +11,9 @@ from rclpy.publisher import Publisher
 # A policy that was restarted has new subscriptions; if it kept its old ones after all, this much
 # patience is enough for discovery.
 PATIENCE_CHECKS = 20
+# Who commands is asked each so many checks although their number is the same: one may have gone
+# and another come between two checks.
+WHO_CHECKS = 10
 
 
 class RobotGraph:
@@ -37,6 +40,7 @@ class RobotGraph:
         self._listening: dict[str, set[bytes]] = {}
         self._stale_listeners: dict[str, set[bytes]] = {}
         self._checks = 0
+        self._same_counts = 0
 
     def missing(self) -> list[str]:
         """Return what is not matched yet, as a text for each; empty when all is there."""
@@ -72,7 +76,8 @@ class RobotGraph:
         place is seen at once.
         """
         counts = self._count()
-        if counts == self._counts:  # asking who they are takes 10 times as long
+        self._same_counts = self._same_counts + 1 if counts == self._counts else 0
+        if self._same_counts % WHO_CHECKS:  # asking who they are takes 10 times as long
             return ''
         self._counts = counts
         if not all(counts):
