@@ -130,8 +130,8 @@ def test_big_endian_and_other_encodings_are_refused():
 
 
 def test_a_type_that_is_not_read_is_refused_by_name():
-    with pytest.raises(MessageError, match='std_msgs/msg/String'):
-        READER(b'\0\1\0\0', 'std_msgs/msg/String')
+    with pytest.raises(MessageError, match='std_msgs/msg/Char'):
+        READER(b'\0\1\0\0', 'std_msgs/msg/Char')
 
 
 def test_two_publishers_of_messages_of_equal_length_do_not_mix():

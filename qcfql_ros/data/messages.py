@@ -22,6 +22,40 @@ class Header(NamedTuple):
     frame_id: str
 
 
+class Number(NamedTuple):
+    """std_msgs/Bool, Int32, Float32 and Float64."""
+
+    data: bool | int | float
+
+
+class Text(NamedTuple):
+    """std_msgs/String."""
+
+    data: str
+
+
+class Dimension(NamedTuple):
+    """std_msgs/MultiArrayDimension."""
+
+    label: str
+    size: int
+    stride: int
+
+
+class Layout(NamedTuple):
+    """std_msgs/MultiArrayLayout."""
+
+    dim: list[Dimension]
+    data_offset: int
+
+
+class MultiArray(NamedTuple):
+    """std_msgs/Float32MultiArray and Float64MultiArray; (n,) view of the bytes in its own type."""
+
+    layout: Layout
+    data: np.ndarray
+
+
 class Xyz(NamedTuple):
     """geometry_msgs/Point and Vector3."""
 
@@ -91,6 +125,18 @@ class JointState(NamedTuple):
     effort: np.ndarray
 
 
+class Imu(NamedTuple):
+    """sensor_msgs/Imu; a covariance has 9 numbers, row by row."""
+
+    header: Header
+    orientation: Quaternion
+    orientation_covariance: tuple[float, ...]
+    angular_velocity: Xyz
+    angular_velocity_covariance: tuple[float, ...]
+    linear_acceleration: Xyz
+    linear_acceleration_covariance: tuple[float, ...]
+
+
 class Point(NamedTuple):
     """trajectory_msgs/JointTrajectoryPoint."""
 
@@ -107,3 +153,23 @@ class JointTrajectory(NamedTuple):
     header: Header
     joint_names: list[str]
     points: list[Point]
+
+
+class Image(NamedTuple):
+    """sensor_msgs/Image; the pixels are a view of the bytes, as they were sent."""
+
+    header: Header
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: memoryview
+
+
+class CompressedImage(NamedTuple):
+    """sensor_msgs/CompressedImage; the picture is a view of the bytes, still compressed."""
+
+    header: Header
+    format: str
+    data: memoryview
