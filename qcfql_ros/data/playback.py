@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,22 +176,25 @@ class PlayedOrder:
         else:
             self._pieces.append(piece)
 
-    def take(self) -> Iterator[Message]:
-        """Yield the next piece if all of it was heard; nothing otherwise.
+    def take(self) -> list[Message] | None:
+        """Return the next piece, None unless all of it was heard.
 
         A message of `marks` has no data.
         """
         if not self._pieces or self.missing():
-            return
+            return None
         piece = self._pieces.popleft()
         self.taken, self.over = piece.number, piece.last
+        messages: list[Message] = []
         for index, receive_ns, publish_ns in piece.entries:
             topic = self.playback.topics[index]
             if topic in self._heard:
                 self.messages += 1
-                yield Message(topic, receive_ns, publish_ns, self._heard[topic].popleft())
+                data = self._heard[topic].popleft()
+                messages.append(Message(topic, receive_ns, publish_ns, data))
             elif topic in self._marks:
-                yield Message(topic, receive_ns, publish_ns, b'')
+                messages.append(Message(topic, receive_ns, publish_ns, b''))
+        return messages
 
     def missing(self) -> dict[str, int]:
         """Return by topic how many messages of the next piece were not heard yet."""
