@@ -58,7 +58,7 @@ class Cursor:
         require_head(data)
         self.data = data
         self.at = 4
-        self._spare = 3  # rmw may pad to 4 bytes
+        self._more = 0  # see `end`
 
     def header(self) -> Header:
         """Read a std_msgs/Header; only at the beginning."""
@@ -99,9 +99,9 @@ class Cursor:
         """Read a sequence of numbers: (n,) view of the bytes."""
         size, width = self.count(), dtype.itemsize
         if size:
-            self.at += (4 - self.at) % width  # counted from byte 4; none before an empty one
+            self._align(width)
         elif width == 8:
-            self._spare += 8  # rclpy's serialize_message makes room for the alignment all the same
+            self._more += (4 - self.at - self._more) % 8  # room for an alignment that is not there
         if size * width > len(self.data) - self.at:
             raise MessageError(
                 f'{size} numbers announced before byte {self.at} of {len(self.data)}: cut off'
@@ -118,12 +118,24 @@ class Cursor:
 
     def unpack(self, layout: struct.Struct, align: int = 8) -> tuple[Any, ...]:
         """Read numbers that lie without gaps, the first aligned to `align` bytes."""
-        self.at += (4 - self.at) % align
+        self._align(align)
         values = layout.unpack_from(self.data, self.at)
         self.at += layout.size
         return values
 
     def end(self) -> None:
-        """Refuse bytes behind the message."""
-        if len(self.data) - self.at > self._spare:
-            raise MessageError(f'{len(self.data) - self.at} bytes after the end of the message')
+        """Refuse bytes behind the message.
+
+        Up to 3 may be there, as padding, or what rclpy's serialize_message leaves: it returns as
+        many bytes as an estimate said that aligns empty sequences too.
+        """
+        left = len(self.data) - self.at
+        if left > 3 and left != self._more:
+            raise MessageError(f'{left} bytes after the end of the message')
+
+    def _align(self, width: int) -> None:
+        """Go on to where a number of `width` bytes may begin, counted from byte 4."""
+        gap = (4 - self.at) % width
+        if self._more:
+            self._more += (4 - self.at - self._more) % width - gap
+        self.at += gap
