@@ -37,13 +37,8 @@ def decode_commands(
     """
     row = np.empty(contract.action.dim, dtype=np.float64)
     for command in contract.action.commands:
-        message = messages[command.topic]
-        for place, field in enumerate(command.fields):
-            raw = _number(command, message, place, field)
-            if not math.isfinite(raw):
-                raise MessageError(
-                    f'topic {command.topic!r}: {field.field} {field.name} is {raw}, wanted finite'
-                )
+        numbers = _numbers(command, messages[command.topic])
+        for raw, field in zip(numbers, command.fields, strict=True):
             if field.relative:
                 if reference is None:
                     raise relative_error(contract, field.action)
@@ -54,6 +49,28 @@ def decode_commands(
     if not np.isfinite(action).all():
         raise MessageError(f'commands {row} do not fit a float32')
     return action
+
+
+@refuses_malformed
+def command_numbers(command: Command, message: Any) -> list[float]:
+    """Return the command values that `message` carries, one for each field of `command`.
+
+    Raises:
+        MessageError: a joint is missing, or a number is not finite. Names topic and field.
+    """
+    return _numbers(command, message)
+
+
+def _numbers(command: Command, message: Any) -> list[float]:
+    numbers = []
+    for place, field in enumerate(command.fields):
+        raw = _number(command, message, place, field)
+        if not math.isfinite(raw):
+            raise MessageError(
+                f'topic {command.topic!r}: {field.field} {field.name} is {raw}, wanted finite'
+            )
+        numbers.append(raw)
+    return numbers
 
 
 def _number(command: Command, message: Any, place: int, field: CommandField) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qcfql_ros.contract import topics
 from qcfql_ros.contract.load_action import action_names, read_action, read_topic
+from qcfql_ros.contract.load_recordings import read_recordings
 from qcfql_ros.contract.load_safety import read_on_stop, read_safety
 from qcfql_ros.contract.schema import Contract, Entry, OutcomeRule, Stream
 from qcfql_ros.contract.section import Section, read_yaml
@@ -40,7 +41,7 @@ def load_contract(path_or_name: str | Path) -> Contract:
         '',
         read_yaml(path),
         ('contract', 'name', 'control', 'streams', 'features', 'action', 'outcome'),
-        ('safety', 'on_stop', 'after_crash'),
+        ('safety', 'on_stop', 'after_crash', 'recordings'),
     )
     if top.data['contract'] != 1:
         raise top.error('contract', '1, the version of this format')
@@ -71,6 +72,7 @@ def load_contract(path_or_name: str | Path) -> Contract:
         upsampling=control.choice('upsampling', UPSAMPLING, 'hold'),
         on_stop=read_on_stop(top, action, safety),
         after_crash=top.choice('after_crash', ('wait', 'resume'), 'wait'),
+        recordings=read_recordings(top, streams, action, 1.0 / rate_hz),
     )
     _refuse_shared_topics(contract)
     return contract
@@ -239,6 +241,7 @@ def _refuse_shared_topics(contract: Contract) -> None:
     used += [command.topic for command in contract.action.commands]
     used += [contract.outcome.topic, topics.STEP_TOPIC, topics.CHUNK_TOPIC]
     used += [topics.WEIGHTS_TOPIC, topics.CREDITS_TOPIC]
+    used += contract.recordings.topics() if contract.recordings else ()
     for topic in used:
         if used.count(topic) > 1:
             raise ContractError(

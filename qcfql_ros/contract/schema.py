@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from qcfql_ros.contract.recordings import Recordings
 from qcfql_ros.contract.topics import (
     CHUNK_TOPIC,
     JOINT_STATE,
@@ -265,6 +266,7 @@ class Contract:
         on_stop: the last command when the policy stops: ``hold``, the hold row; ``zero`` (no
             positions); ``ramp_down``, slow down within the limits first; ``none``.
         after_crash: ``wait`` or ``resume``.
+        recordings: how bags that others recorded make steps; None where they make none.
     """
 
     file: str
@@ -283,6 +285,7 @@ class Contract:
     upsampling: str = 'hold'
     on_stop: str = 'hold'
     after_crash: str = 'wait'
+    recordings: Recordings | None = None
 
     @cached_property
     def period_ns(self) -> int:
@@ -364,6 +367,8 @@ class Contract:
         if self.wants_previous:  # the hold row stands for the previous one where there was none
             hold = [None if math.isnan(number) else number for number in self.action.hold]
             meaning['hold'] = hold
+        if self.recordings is not None:
+            meaning['recordings'] = self.recordings.meaning()
         text = json.dumps(meaning, sort_keys=True, separators=(',', ':'), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
