@@ -125,9 +125,9 @@ POLICY_NODE = (
     Parameter(
         'realtime_priority',
         int,
-        0,
-        'Priority of the control thread under SCHED_FIFO, if the system allows it; 0 does not '
-        'ask (wall pacing only).',
+        50,
+        'Priority of the control thread under SCHED_FIFO, if the system allows it, as '
+        "ros2_control's controller manager asks; 0 does not ask (wall pacing only).",
         low=0,
         high=99,
     ),

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcfql_ros.control.clock import FakeClock
-from qcfql_ros.control.executor import NextCall, Nothing, OversleepQuantile, TimedExecutor
+from qcfql_ros.control.executor import (
+    SPIN_MOST_NS,
+    NextCall,
+    Nothing,
+    OversleepQuantile,
+    TimedExecutor,
+)
 from qcfql_ros.control.histogram import Histogram
 
 MS = 1_000_000
@@ -63,11 +69,18 @@ def test_a_late_wake_up_is_counted_as_late():
     assert executor.lateness.quantile(0.5) >= 2 * MS
 
 
-def test_a_spin_hides_the_oversleep_and_is_at_most_a_tenth_of_the_period():
+def test_a_spin_is_at_most_a_tenth_of_the_period_and_short_in_any_case():
+    def spin_ns(period_ns):
+        return TimedExecutor(period_ns, lambda d: None, FakeClock(), spin_ns=period_ns).spin_ns
+
+    assert spin_ns(MS) == MS // 10
+    assert spin_ns(100 * MS) == SPIN_MOST_NS
+
+
+def test_a_spin_hides_the_oversleep():
     executor, deadlines, begun = run(
-        lambda i, clock: None, 20, oversleep_ns=MS // 2, spin_ns=PERIOD
+        lambda i, clock: None, 20, oversleep_ns=SPIN_MOST_NS - 1, spin_ns=PERIOD
     )
-    assert executor.spin_ns == PERIOD // 10
     assert max(b - d for b, d in zip(begun, deadlines)) < 10
 
 
@@ -127,7 +140,7 @@ def test_the_measured_spin_stays_inside_its_bounds(oversleeps):
     executor = TimedExecutor(PERIOD, lambda deadline: None, FakeClock(), spin_ns=None)
     for oversleep in oversleeps:
         executor._oversleep.add(oversleep)
-        assert 0 < executor.spin_ns <= PERIOD // 10
+        assert 0 < executor.spin_ns <= SPIN_MOST_NS
 
 
 def test_the_measured_spin_finds_the_quantile_and_follows_when_it_changes():
@@ -146,7 +159,7 @@ def test_the_measured_spin_finds_the_quantile_and_follows_when_it_changes():
 
 def test_a_measured_spin_hides_a_constant_oversleep_from_the_first_tick_on():
     executor, deadlines, begun = run(
-        lambda i, clock: None, 50, oversleep_ns=MS // 2, spin_ns=None, t0_ns=10 * PERIOD
+        lambda i, clock: None, 50, oversleep_ns=MS // 8, spin_ns=None, t0_ns=10 * PERIOD
     )
     lateness = [begin - deadline for begin, deadline in zip(begun, deadlines)]
     assert sorted(lateness)[45] < 20
@@ -221,6 +234,19 @@ def test_the_thread_enters_its_surroundings_and_leaves_them_when_it_dies():
     assert died.wait(5.0)
     assert seen == [('enter', 'control'), 'begins', 'tick', ('exit', 'control')]
     executor.stop()
+
+
+def test_the_surroundings_hear_of_a_tick_before_the_spin_that_leads_to_it():
+    heard = []
+
+    class Noted(Nothing):
+        def tick_begins(self):
+            heard.append(clock.time_ns)
+
+    clock = FakeClock()
+    executor = TimedExecutor(PERIOD, lambda d: executor.stop() and None, clock, MS // 10, Noted())
+    executor.run(PERIOD)
+    assert PERIOD - MS // 10 <= heard[0] < PERIOD - MS // 20
 
 
 def test_a_tick_can_move_the_grid():
