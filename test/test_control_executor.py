@@ -78,7 +78,7 @@ def test_a_spin_is_at_most_a_tenth_of_the_period_and_short_in_any_case():
 
 
 def test_a_spin_hides_the_oversleep():
-    executor, deadlines, begun = run(
+    _, deadlines, begun = run(
         lambda i, clock: None, 20, oversleep_ns=SPIN_MOST_NS - 1, spin_ns=PERIOD
     )
     assert max(b - d for b, d in zip(begun, deadlines)) < 10
