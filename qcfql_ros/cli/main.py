@@ -18,6 +18,7 @@ from qcfql_ros.errors import QcfqlError, nearest
 
 VERBS = {
     'demo': 'watch a simulated arm learn, with everything running on this machine',
+    'inspect': 'say whether recordings can be learned from',
     'train': 'train a policy from recordings',
     'evaluate': 'measure how often a policy succeeds, through the ROS loop',
     'record-demos': 'drive the robot with the scripted expert and record a bag',

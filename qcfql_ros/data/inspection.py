@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a recording can be learned from: what its topics, its steps and its numbers look like.
+
+A recording is read twice: once message by message, for what is wrong with each topic, and once as
+training will read it. Beside the receive stamps, what is kept does not grow with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.contract.topics import STEP_TOPIC, absolute
+from qcfql_ros.data.bag_file import Channel
+from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
+from qcfql_ros.data.bag_types import check_channels
+from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.dataset import check_contract, load_dataset
+from qcfql_ros.data.inspection_steps import StepReport, StepStatistics
+from qcfql_ros.data.inspection_topics import (
+    MessageChecks,
+    TopicLog,
+    TopicReport,
+    WantedTopic,
+    wanted_topics,
+)
+from qcfql_ros.data.inspection_verdict import unfit_reasons, warnings
+from qcfql_ros.data.reader import BagReader, bag_custom_data
+from qcfql_ros.data.session_mark import session_topic
+from qcfql_ros.data.step_block import blocks_of_events
+from qcfql_ros.errors import BagError
+
+# progress(fraction done in [0, 1])
+Progress = Callable[[float], None]
+_READING = 0.4  # of the time, about, the first reading takes
+
+
+@dataclass(frozen=True, eq=False)
+class BagReport:
+    """What one recording is.
+
+    Attributes:
+        path: of it.
+        files: how many it has.
+        size: of them, in bytes.
+        storage: ``mcap`` or ``sqlite3``.
+        contract, contract_hash: it was recorded under; empty if it says none.
+        start_ns, end_ns: first and last receive stamp, of the topics read.
+        lockstep: the robot was paced by messages; times are header stamps.
+        topics: those of the contract, in its order; all without a contract.
+        unused: other topics and their types.
+        damage: what was left out.
+        steps: None where there are none to be made.
+        counters: of the assembler: what was dropped, and why.
+        unfit: why it cannot be learned from; empty if it can.
+        warnings: what a person should look at.
+    """
+
+    path: Path
+    files: int
+    size: int
+    storage: str
+    contract: str
+    contract_hash: str
+    start_ns: int
+    end_ns: int
+    lockstep: bool
+    topics: tuple[TopicReport, ...]
+    unused: Mapping[str, str]
+    damage: Damage
+    steps: StepReport | None = None
+    counters: Mapping[str, int] = field(default_factory=dict)
+    unfit: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasted."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def messages(self) -> int:
+        """All messages of its topics."""
+        return sum(topic.messages for topic in self.topics)
+
+    @property
+    def fit(self) -> bool:
+        """Whether it can be learned from."""
+        return not self.unfit
+
+
+def list_bag(path: Path, progress: Progress | None = None) -> BagReport:
+    """Return what is in a recording, whatever it was made for.
+
+    Raises:
+        BagError: it is missing or cannot be read.
+    """
+    reader = BagReader(path)
+    logs = {name: TopicLog(channel) for name, channel in reader.channels().items()}
+    _read(reader, logs, progress, 1.0)
+    return _report(reader, logs, {}, False, np.zeros(0, np.int64), 0.0)
+
+
+def unreadable(path: Path, reason: str) -> BagReport:
+    """Return what can be said of a recording that cannot be read."""
+    size = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
+    return BagReport(
+        path=path,
+        files=0,
+        size=size,
+        storage='unreadable',
+        contract='',
+        contract_hash='',
+        start_ns=0,
+        end_ns=0,
+        lockstep=False,
+        topics=(),
+        unused={},
+        damage=Damage(),
+        unfit=(reason,),
+    )
+
+
+def inspect_bag(
+    path: Path,
+    contract: Contract,
+    window_steps: int,
+    terminal_windows: bool = True,
+    progress: Progress | None = None,
+) -> BagReport:
+    """Return what a recording is worth to a training under `contract`.
+
+    Args:
+        path: of the recording.
+        contract: what its messages mean.
+        window_steps: steps in a window: the chunk, or as many as a return sums up.
+        terminal_windows: windows that a termination cuts short count.
+        progress: told now and then how far it is.
+
+    Raises:
+        BagError: it is missing or cannot be read at all.
+    """
+    custom = bag_custom_data(path)
+    namespace = custom.get(NAMESPACE, '')
+    wanted = wanted_topics(contract, namespace)
+    channels = BagReader(path).channels()
+    wrong = _wrong_types(path, channels, wanted)
+    checks = MessageChecks(contract)
+    logs = {
+        name: TopicLog(channels[name], topic, None if name in wrong else checks.of(topic))
+        for name, topic in wanted.items()
+        if name in channels
+    }
+    reader = BagReader(path, list(logs))
+    _read(reader, logs, progress, _READING)
+    clock = logs.get(absolute(STEP_TOPIC, namespace))
+    ticks_ns = np.zeros(0, np.int64) if clock is None else clock.receive_ns
+    lockstep = checks.lockstep > len(ticks_ns) / 2
+    report = _report(reader, logs, wanted, lockstep, ticks_ns, contract.stamp_tolerance_s)
+    refused = list(wrong.values())
+    steps, counters = None, Counter[str]()
+    try:
+        check_contract(path, contract)
+    except BagError as error:
+        refused.append(str(error))
+    if not wrong:
+        statistics = StepStatistics(contract, window_steps, terminal_windows)
+        try:
+            _read_steps(path, contract, statistics, counters, progress)
+            steps = statistics.report()
+        except BagError as error:
+            refused.append(str(error))
+    ours = {*wanted, session_topic(namespace)}
+    unused = {name: one.type_name for name, one in channels.items() if name not in ours}
+    report = replace(report, unused=unused, steps=steps, counters=dict(counters))
+    return replace(
+        report,
+        unfit=(*refused, *unfit_reasons(report, window_steps)),
+        warnings=warnings(report, contract),
+    )
+
+
+def _read(
+    reader: BagReader, logs: Mapping[str, TopicLog], progress: Progress | None, share: float
+) -> None:
+    """Give the messages to the logs; it takes `share` of the time."""
+    total = max(1, reader.bytes)
+    for part in reader.parts():
+        for message in part.messages:
+            log = logs.get(message.topic)
+            if log is not None:
+                log.add(message.receive_ns, message.data)
+        if progress is not None:
+            progress(share * min(1.0, part.bytes_read / total))
+
+
+def _read_steps(
+    path: Path,
+    contract: Contract,
+    statistics: StepStatistics,
+    counters: Counter[str],
+    progress: Progress | None,
+) -> None:
+    """Give the steps to the statistics.
+
+    Raises:
+        BagError: there is no way to make steps of this recording.
+    """
+
+    def on_progress(part: float, left_s: float) -> None:
+        if progress is not None:
+            progress(_READING + (1.0 - _READING) * part)
+
+    events = load_dataset(path, contract, on_progress, any_contract=True, counters=counters)
+    for block in blocks_of_events(events, contract.state_dim, contract.action_dim):
+        statistics.add(block)
+
+
+def _report(
+    reader: BagReader,
+    logs: Mapping[str, TopicLog],
+    wanted: Mapping[str, WantedTopic],
+    lockstep: bool,
+    ticks_ns: np.ndarray,
+    tolerance_s: float,
+) -> BagReport:
+    custom = bag_custom_data(reader.path)
+    received = [log.receive_ns for log in logs.values()]
+    start = min((int(stamps.min()) for stamps in received if len(stamps)), default=0)
+    end = max((int(stamps.max()) for stamps in received if len(stamps)), default=0)
+    topics = [log.report(lockstep, ticks_ns, (start, end), tolerance_s) for log in logs.values()]
+    there = {topic.topic: topic for topic in topics}
+    missing = {name: TopicReport(name, '', one, 0) for name, one in wanted.items()}
+    return BagReport(
+        path=reader.path,
+        files=len(reader.paths),
+        size=reader.bytes,
+        storage=reader.metadata.storage if reader.metadata else _storage(reader.paths),
+        contract=custom.get(CONTRACT, ''),
+        contract_hash=custom.get(CONTRACT_HASH, ''),
+        start_ns=start,
+        end_ns=end,
+        lockstep=lockstep,
+        topics=tuple((missing | there).values()),
+        unused={},
+        damage=reader.damage,
+    )
+
+
+def _storage(paths: Sequence[Path]) -> str:
+    return 'sqlite3' if any('.db3' in path.suffixes for path in paths) else 'mcap'
+
+
+def _wrong_types(
+    path: Path, channels: Mapping[str, Channel], wanted: Mapping[str, WantedTopic]
+) -> dict[str, str]:
+    """Return by topic what is wrong with its type: bag, topic, type got and type wanted."""
+    types = {name: topic.type for name, topic in wanted.items()}
+    wrong = {}
+    for name, channel in channels.items():
+        try:
+            check_channels(path, [channel], types)
+        except BagError as error:
+            wrong[name] = str(error)
+    return wrong

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How regularly the topics of a recording came, and whether their messages can be used.
+
+Times are receive stamps; of a robot in lockstep, whose messages come as fast as they may, header
+stamps. A gap is longer than a sensor's ``max_age_s``; of other topics, than ``lateness_s``.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcfql_ros.contract.chunk_record import decode_chunk
+from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.named_vector import decode_outcome, decode_step
+from qcfql_ros.contract.schema import Contract, Stream
+from qcfql_ros.contract.topics import (
+    CHUNK_TOPIC,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    STEP_TOPIC,
+    absolute,
+)
+from qcfql_ros.data.bag_file import Channel
+from qcfql_ros.data.bag_metadata import type_definition
+from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
+from qcfql_ros.errors import BagError, MessageError
+
+_NUMBER = re.compile(r'[-+]?\b\d+(\.\d+)?(e[-+]?\d+)?\b')
+_KINDS_OF_BAD = 20
+_OTHER = 'other reasons'
+
+
+@dataclass(frozen=True)
+class WantedTopic:
+    """A topic that steps are made of, or that is recorded with them.
+
+    Attributes:
+        topic: absolute name.
+        type: ``package/msg/Name``.
+        role: ``sensor``, ``command``, ``outcome``, ``step``, ``chunk``, ``image``, ``event``.
+        gap_s: a longer time without a message is a gap.
+        rate_hz: at least so many messages a second; None where any number will do.
+        required: without it there is no step.
+        stream: of a sensor.
+    """
+
+    topic: str
+    type: str
+    role: str
+    gap_s: float
+    rate_hz: float | None = None
+    required: bool = True
+    stream: Stream | None = None
+
+
+def wanted_topics(contract: Contract, namespace: str = '') -> dict[str, WantedTopic]:
+    """Return by absolute name what a recording of ours has, in the order of the contract."""
+    rate, late = contract.rate_hz, contract.lateness_s
+
+    def topic(name: str, kind: str, role: str, gap_s: float = late, **more) -> WantedTopic:  # type: ignore[no-untyped-def]
+        return WantedTopic(absolute(name, namespace), kind, role, gap_s, **more)
+
+    wanted = [
+        topic(s.topic, s.type, 'sensor', s.max_age_s, rate_hz=rate, stream=s)
+        for s in contract.streams.values()
+    ]
+    wanted += [topic(i.topic, i.type, 'image', required=False) for i in contract.images.values()]
+    for command in contract.action.commands:
+        least = None if command.whole_chunk else rate
+        wanted.append(topic(command.topic, command.type, 'command', rate_hz=least, required=False))
+    wanted += [
+        topic(contract.outcome.topic, JOINT_STATE, 'outcome', rate_hz=rate),
+        topic(STEP_TOPIC, JOINT_STATE, 'step', rate_hz=rate),
+        topic(CHUNK_TOPIC, JOINT_TRAJECTORY, 'chunk', required=False),
+    ]
+    return {one.topic: one for one in wanted}
+
+
+class MessageChecks:
+    """Decodes messages as training will, to find those that it cannot use.
+
+    Args:
+        contract: what they mean.
+
+    Attributes:
+        lockstep: steps that say they were paced by the robot's messages.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._read = CdrReader()
+        self._decoder = Decoder(contract)
+        self.lockstep = 0
+
+    def of(self, wanted: WantedTopic) -> Callable[[bytes], object] | None:
+        """Return what raises MessageError for a message that cannot be used; None for any."""
+        stream = wanted.stream
+        if stream is not None:
+            return lambda data: self._decoder.decode_cdr(stream.name, data, self._read)
+        checks: dict[str, Callable[[bytes], object]] = {
+            'outcome': lambda data: decode_outcome(self._read(data, JOINT_STATE)),
+            'step': self._step,
+            'chunk': lambda data: decode_chunk(self._read(data, JOINT_TRAJECTORY), self._contract),
+            'command': lambda data: self._read(data, wanted.type),
+        }
+        return checks.get(wanted.role)
+
+    def _step(self, data: bytes) -> None:
+        self.lockstep += decode_step(self._read(data, JOINT_STATE), self._contract).lockstep
+
+
+@dataclass(frozen=True)
+class BadMessages:
+    """Messages that cannot be used for one reason; `reason` is that of the first of them."""
+
+    reason: str
+    count: int
+    first_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class TopicReport:
+    """What was found of one topic.
+
+    Attributes:
+        topic: absolute name.
+        type: as the bag has it; empty where the bag does not have the topic.
+        wanted: what the contract asks of it; None without a contract.
+        messages: how many there are.
+        rate_hz: messages a second outside of gaps; None with fewer than two messages.
+        p50_s, p99_s: of the times between two messages, gaps included.
+        longest_s: time without a message.
+        gaps: how many were longer than ``wanted.gap_s``.
+        stale: share of the ticks at which the newest message was older than that; None where
+            there is nothing to be judged.
+        offset_s: median of receive stamp less header stamp; None without header stamps.
+        largest_offset_s: of it, furthest from 0.
+        beyond_tolerance: messages whose offset is larger than ``stamp_tolerance_s``.
+        repeated: messages with the header stamp of the one before.
+        backward: messages with an earlier one.
+        bad: what cannot be used, by reason.
+        receive_ns: (messages,) int64, receive stamps.
+        stamp_ns: (messages,) int64, header stamps; receive stamps where there is none.
+    """
+
+    topic: str
+    type: str
+    wanted: WantedTopic | None
+    messages: int
+    rate_hz: float | None = None
+    p50_s: float | None = None
+    p99_s: float | None = None
+    longest_s: float | None = None
+    gaps: int = 0
+    stale: float | None = None
+    offset_s: float | None = None
+    largest_offset_s: float | None = None
+    beyond_tolerance: int = 0
+    repeated: int = 0
+    backward: int = 0
+    bad: tuple[BadMessages, ...] = ()
+    receive_ns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    stamp_ns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+
+    @property
+    def bad_messages(self) -> int:
+        """All that cannot be used."""
+        return sum(bad.count for bad in self.bad)
+
+    @property
+    def needs_hz(self) -> float | None:
+        """Messages a second that the contract asks for."""
+        return None if self.wanted is None else self.wanted.rate_hz
+
+
+class TopicLog:
+    """Gathers what `TopicReport` says, a message at a time.
+
+    Args:
+        channel: the topic, as the bag has it.
+        wanted: what the contract asks of it.
+        check: raises MessageError for what cannot be used.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        wanted: WantedTopic | None = None,
+        check: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.channel = channel
+        self.wanted = wanted
+        self._check = check
+        self._headed = has_header(channel)
+        self._receive = array('q')
+        self._stamp = array('q')
+        self._bad: dict[str, BadMessages] = {}
+
+    def add(self, receive_ns: int, data: bytes) -> None:
+        """Take the next message."""
+        self._receive.append(receive_ns)
+        if self._headed:
+            self._stamp.append(peek_stamp_ns(data) or receive_ns)
+        if self._check is not None:
+            try:
+                self._check(data)
+            except MessageError as error:
+                self._note(str(error), receive_ns)
+
+    def _note(self, reason: str, receive_ns: int) -> None:
+        kind = _NUMBER.sub('#', reason)
+        if kind not in self._bad and len(self._bad) >= _KINDS_OF_BAD:
+            kind = reason = _OTHER
+        known = self._bad.get(kind, BadMessages(reason, 0, receive_ns))
+        self._bad[kind] = BadMessages(known.reason, known.count + 1, known.first_ns)
+
+    @property
+    def receive_ns(self) -> np.ndarray:
+        """Receive stamps, (messages,) int64."""
+        return np.array(self._receive, np.int64)
+
+    def report(
+        self,
+        lockstep: bool,
+        ticks_ns: np.ndarray,
+        span_ns: tuple[int, int],
+        tolerance_s: float,
+    ) -> TopicReport:
+        """Return what was found.
+
+        Args:
+            lockstep: times are header stamps.
+            ticks_ns: (ticks,) int64, when the ticks were received.
+            span_ns: first and last receive stamp of the recording.
+            tolerance_s: the contract's ``stamp_tolerance_s``.
+        """
+        receive, wanted = self.receive_ns, self.wanted
+        stamps = np.array(self._stamp, np.int64) if self._headed else receive
+        found = TopicReport(
+            self.channel.topic,
+            self.channel.type_name,
+            wanted,
+            len(receive),
+            bad=tuple(self._bad.values()),
+            receive_ns=receive,
+            stamp_ns=stamps,
+        )
+        steps = np.diff(stamps) if self._headed else np.zeros(0, np.int64)
+        numbers: dict[str, object] = {
+            'repeated': int((steps == 0).sum()),
+            'backward': int((steps < 0).sum()),
+        }
+        by_stamp = lockstep and self._headed
+        sensor = wanted is not None and wanted.role == 'sensor'
+        spans = steps[steps > 0] if by_stamp else np.diff(receive)
+        if len(spans):
+            limit_ns = np.inf if wanted is None else wanted.gap_s * 1e9
+            usual = spans[spans <= limit_ns]
+            usual = usual if len(usual) else spans
+            p50, p99 = np.quantile(spans, (0.5, 0.99)) / 1e9
+            numbers |= {
+                'rate_hz': float(len(usual) / max(usual.sum() / 1e9, 1e-9)),
+                'p50_s': float(p50),
+                'p99_s': float(p99),
+            }
+            if sensor and not by_stamp:  # that it came late, or went away, counts too
+                ends = (receive[0] - span_ns[0], span_ns[1] - receive[-1])
+                spans = np.append(spans, np.array(ends, np.int64))
+            numbers |= {
+                'longest_s': float(spans.max() / 1e9),
+                'gaps': int((spans > limit_ns).sum()) if wanted is not None else 0,
+            }
+        if sensor and not lockstep and len(ticks_ns):
+            assert wanted is not None
+            numbers['stale'] = stale_share(ticks_ns, receive, round(wanted.gap_s * 1e9))
+        if self._headed and not lockstep and len(receive):
+            offsets = (receive - stamps) / 1e9
+            numbers |= {
+                'offset_s': float(np.median(offsets)),
+                'largest_offset_s': float(offsets[np.abs(offsets).argmax()]),
+                'beyond_tolerance': int((np.abs(offsets) > tolerance_s).sum()) if sensor else 0,
+            }
+        return TopicReport(**{**vars(found), **numbers})  # type: ignore[arg-type]
+
+
+def stale_share(ticks_ns: np.ndarray, receive_ns: np.ndarray, max_age_ns: int) -> float:
+    """Return the share of ticks, (ticks,), before which no message came for `max_age_ns`."""
+    received = np.sort(receive_ns)
+    place = np.searchsorted(received, ticks_ns, side='right') - 1
+    if not len(received):
+        return 1.0
+    age = ticks_ns - received[np.maximum(place, 0)]
+    return float(((place < 0) | (age > max_age_ns)).mean())
+
+
+def has_header(channel: Channel) -> bool:
+    """Say whether the messages of a topic begin with a std_msgs/Header."""
+    text = channel.definition.decode(errors='replace') if channel.encoding == 'ros2msg' else ''
+    if not text:
+        try:
+            text = type_definition(channel.type_name)[0]
+        except BagError:
+            return False
+    lines = (line.partition('#')[0].strip() for line in text.splitlines())
+    first = next(filter(None, lines), '')
+    return first.split(' ')[0] in ('std_msgs/Header', 'std_msgs/msg/Header', 'Header')
