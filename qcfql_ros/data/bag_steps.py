@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recording as steps: from what was kept beside it, else decoded once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.data.bag_folder import find_bags, split_paths
+from qcfql_ros.data.bag_metadata import CONTRACT_HASH, NAMESPACE
+from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.dataset import Progress, load_dataset
+from qcfql_ros.data.reader import bag_custom_data
+from qcfql_ros.data.step_block import StepBlock, blocks_of_events
+from qcfql_ros.data.step_cache import StepCache, counted, described, is_being_written
+from qcfql_ros.data.step_file import StepFile
+from qcfql_ros.data.step_sink import StepSink
+from qcfql_ros.errors import BagError
+
+_TOTALS = ('messages', 'steps', 'episodes', 'segments')  # counted, but nothing left out
+
+
+class BagSteps:
+    """The steps of one recording.
+
+    Args:
+        path: the recording.
+        contract: what its messages mean.
+        cache: look for steps kept beside the bag, and keep them there.
+
+    Attributes:
+        path: the recording.
+        bytes: of its files.
+        from_cache: nothing had to be decoded.
+        counters: as the assembler counts; complete after `load`.
+        damage: what was left out of the bag; complete after `load`.
+        notes: what a person should know, a line each.
+
+    Raises:
+        BagError: the bag is missing or cannot be read, was recorded under another contract, or
+            has a topic with another type than the contract's.
+    """
+
+    def __init__(self, path: Path, contract: Contract, *, cache: bool = True) -> None:
+        self.path = path
+        self.counters: Counter[str] = Counter()
+        self.damage = Damage()
+        self.notes: list[str] = []
+        self._progress: Progress | None = None
+        self._kept: StepFile | None = None
+        self._seconds = 0.0
+        paths = split_paths(path)
+        self.bytes = _size(paths)
+        self._cache = self._usable_cache(paths, contract) if cache else None
+        if self._cache is not None:
+            self._kept = self._cache.read()
+            if self._cache.why_not:
+                self.notes.append(f'{path}: decoded again: {self._cache.why_not}')
+        self.from_cache = self._kept is not None
+        self._decoded: Iterable[StepBlock] = ()
+        if self._kept is not None:
+            self.counters, self.damage = counted(self._kept)
+        else:
+            events = load_dataset(
+                path, contract, self._tell, counters=self.counters, damage=self.damage
+            )
+            self._decoded = blocks_of_events(events, contract.state_dim, contract.action.dim)
+
+    def _usable_cache(self, paths: Sequence[Path], contract: Contract) -> StepCache | None:
+        if is_being_written(self.path, paths):
+            return None
+        custom = bag_custom_data(self.path)
+        recorded = [custom.get(CONTRACT_HASH, ''), custom.get(NAMESPACE, '')]
+        try:
+            return StepCache(self.path, paths, contract, recorded)
+        except OSError as error:
+            raise BagError(f'cannot read {self.path}: {error.strerror or error}') from error
+
+    def load(self, progress: Progress | None = None) -> None:
+        """Decode and keep the steps, if that was not done before.
+
+        Raises:
+            BagError: a file cannot be read, or what was written does not come back.
+        """
+        if self._kept is not None:
+            return
+        started_s, self._progress = time.monotonic(), progress
+        sink = StepSink(None) if self._cache is None else self._cache.sink()
+        try:
+            for block in self._decoded:
+                sink.add(block)
+            if self._cache is None:
+                self._kept = sink.finish(described(self.counters, self.damage))
+            else:
+                unchanged = self._cache.still_true()
+                about = self._cache.about(self.counters, self.damage)
+                self._kept = sink.finish(about, keep=unchanged)
+                trouble = sink.trouble if unchanged else 'the recording changed meanwhile'
+                if trouble:
+                    self.notes.append(f'{self.path}: steps not kept beside it: {trouble}')
+        finally:
+            sink.close()
+        self._seconds = time.monotonic() - started_s
+
+    def _tell(self, part: float, left_s: float) -> None:
+        if self._progress is not None:
+            self._progress(part, left_s)
+
+    def blocks(self) -> Iterator[StepBlock]:
+        """Yield the steps, as often as wanted, after `load`."""
+        yield from self._file.blocks()
+
+    @property
+    def _file(self) -> StepFile:
+        assert self._kept is not None, 'load() comes first'
+        return self._kept
+
+    @property
+    def steps(self) -> int:
+        """Steps in it, after `load`."""
+        return self._file.steps
+
+    @property
+    def segments(self) -> int:
+        """Segments in it, after `load`."""
+        return self._file.segments
+
+    def __str__(self) -> str:
+        """Say in a line what is in it, what is not, and where it came from; after `load`."""
+        out = [
+            f'{count} {name.replace("_", " ")}'
+            for name, count in sorted(self.counters.items())
+            if count and name not in _TOTALS
+        ]
+        kept = self._file
+        came = 'kept from before' if self.from_cache else f'decoded in {self._seconds:.1f} s'
+        return (
+            f'{self.path}: {kept.steps} steps, {kept.episodes} episodes, {kept.segments} segments '
+            f'of {self.counters["messages"]} messages ({came})'
+            + (f'; not used: {", ".join(out)}' if out else '')
+        )
+
+
+def open_bags(
+    paths: str | Path | Iterable[str | Path], contract: Contract, *, cache: bool = True
+) -> list[BagSteps]:
+    """Return the recordings at `paths`, each one or a folder of some, fit to be loaded.
+
+    Raises:
+        BagError: some are unfit; names each of them.
+    """
+    found, unfit = [], []
+    for path in find_bags(paths):
+        try:
+            found.append(BagSteps(path, contract, cache=cache))
+        except BagError as error:
+            unfit.append(str(error))
+    if unfit:
+        raise BagError('; '.join(unfit))
+    return found
+
+
+def load_bags(bags: Sequence[BagSteps], progress: Progress | None = None) -> None:
+    """Load recordings one after the other.
+
+    Args:
+        bags: of `open_bags`.
+        progress: told how far it is, by bytes of the files.
+
+    Raises:
+        BagError: one cannot be read, or some hold no step; names each of those.
+    """
+    total, done = max(1, sum(bag.bytes for bag in bags if not bag.from_cache)), 0
+    started_s = time.monotonic()
+    for bag in bags:
+
+        def tell(part: float, _: float, before: int = done, size: int = bag.bytes) -> None:
+            overall = min(1.0, (before + part * size) / total)
+            spent_s = time.monotonic() - started_s
+            if progress is not None:
+                progress(overall, spent_s * (1.0 - overall) / max(overall, 1e-9))
+
+        bag.load(tell)
+        done += 0 if bag.from_cache else bag.bytes
+    empty = [str(bag) for bag in bags if not bag.steps]
+    if empty:
+        raise BagError(f'no step to learn from in {"; ".join(empty)}')
+
+
+def _size(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
