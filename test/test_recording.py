@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import signal
 import threading
@@ -17,6 +18,7 @@ from recorded_ticks import CONTRACT, PERIOD, Ticks
 from qcfql_ros.data.bag_metadata import Topic, read_metadata
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.open_split import OpenSplit
+from qcfql_ros.data.reader import read_bag
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_topic
 from qcfql_ros.data.spool import Item, Spool
@@ -215,6 +217,99 @@ def test_on_a_full_disk_the_live_steps_are_those_of_the_bag(tmp_path, wait_until
         session.folder, TOPICS, contract_name=CONTRACT.name, contract_hash=CONTRACT.hash
     ).close()
     assert live == reread(session.folder), 'recovered, and no more in it'
+
+
+def goes_on(session, log, wait_until) -> None:
+    """Hear `log` once recording goes on again."""
+    wait_until(lambda: not session.recording.stopped, what='a recording that goes on')
+    session.hear(log)
+
+
+def logged(folder) -> list[str]:
+    return [row.split(',')[2] for row in (folder / 'steps.csv').read_text().splitlines()[1:]]
+
+
+def check_two_parts(session, tmp_path) -> None:
+    """What was given live is in the bag, cut where it stopped, and in the log."""
+    live = fingerprint(session.events)
+    assert live == reread(session.folder)
+    assert next(event for event in session.events if isinstance(event, SegmentEnd)).truncated
+    assert logged(tmp_path) == [row for row in live if ' ' not in row]
+    topics = [topic for topic, _, _ in read_bag(session.folder)]
+    assert topics.count('/learner/session') == 2
+    files = read_metadata(session.folder).files
+    assert len(files) == 2 and sum(f.messages for f in files) == len(topics)
+    assert next(read_bag(session.folder / files[1].name))[0] == '/learner/session'
+    assert not list(session.folder.glob('*.active'))
+
+
+@pytest.mark.parametrize('size', [40_000, 51_234])
+def test_recording_goes_on_in_a_new_file_when_a_full_disk_has_room_again(
+    tmp_path, wait_until, size
+):
+    session = Session(tmp_path)
+    log = ticks(2000)
+    half = len(log) // 2
+    with files_of_at_most(size):
+        session.hear(log[:half])
+        wait_until(lambda: session.recording.stopped, what='the end of the recording')
+        session.hear(log[half : half + 100])
+        wait_until(
+            lambda: session.events.extend(session.recording.events()[0]) or session.recording._cut,
+            what='the cut',
+        )
+        stopped = fingerprint(session.events)
+        assert fingerprint(session.recording.history()) == stopped, 'a new trainer has the cut too'
+    goes_on(session, log[half + 100 :], wait_until)
+    (note,) = session.recording.notes()
+    missing = len(log) + 2 - sum(1 for _ in read_all(session))
+    assert re.search(rf'goes on after .* s; {missing} messages are not in', note)
+    session.close()
+    assert len(session.events) > len(stopped) + 500
+    check_two_parts(session, tmp_path)
+
+
+def read_all(session):
+    """Read the bag once all that was heard is in it."""
+    while session.recording.values()['spool_mb']:
+        time.sleep(0.01)
+    return read_bag(session.folder, include_open=True)
+
+
+@pytest.mark.parametrize('limits', [(60_000, 60.0), (10**8, 0.05)])
+def test_recording_goes_on_in_a_new_file_when_a_stalled_disk_has_caught_up(
+    tmp_path, monkeypatch, wait_until, limits
+):
+    disk = Stalled(monkeypatch)
+    session = Session(tmp_path, Spool(*limits))
+    log = ticks(800)
+    session.hear(log[:400])
+    wait_until(lambda: session.recording.values()['spool_mb'] == 0, what='an empty spool')
+    disk.go.clear()
+    first = 400
+    while not session.recording.stopped:
+        session.hear(log[first : first + 20])
+        first += 20
+        time.sleep(0.005)
+        assert first < 2000, 'the spool takes more than it may'
+    disk.go.set()
+    goes_on(session, log[2000:], wait_until)
+    session.close()
+    check_two_parts(session, tmp_path)
+
+
+def test_a_disk_that_is_full_again_and_again_costs_what_was_heard_meanwhile(tmp_path, wait_until):
+    session = Session(tmp_path)
+    log = ticks(1200)
+    for part in range(3):
+        with files_of_at_most(20_000):
+            session.hear(log[part * 1500 : part * 1500 + 1000])
+            wait_until(lambda: session.recording.stopped, what='the end of the recording')
+        goes_on(session, log[part * 1500 + 1000 : part * 1500 + 1500], wait_until)
+    session.close()
+    assert session.recording.values()['recording_stops'] == 3
+    assert fingerprint(session.events) == reread(session.folder)
+    assert len(read_metadata(session.folder).files) == 4
 
 
 def test_history_is_what_was_given_live_also_after_files_were_deleted(tmp_path):

@@ -69,16 +69,18 @@ class McapFile:
         self._schemas: dict[int, tuple[str, str, bytes]] = {}
         self._lost = 0  # messages left out of the chunk that is being read
         self._squeezed: bool | None = None  # each message is compressed by itself
+        self._learned = False
 
     def learn(self) -> None:
         """Fill in channels and metadata: from the summary, else from the chunks that have them."""
         layout = self._scan()
-        if layout.summary is None:
-            damage, self.damage = self.damage, Damage()
+        if layout.summary is None and not self._learned:
+            self._learned = True
+            damage, self.damage, salvaged = self.damage, Damage(), self.salvaged
             for number, block in enumerate(layout.blocks):
                 if block.counts is None or not self.channels.keys() >= block.counts.keys():
                     self._read(layout, number)
-            self.damage, self.salvaged = damage, 0
+            self.damage, self.salvaged = damage, salvaged
 
     def chunks(self, topics: frozenset[str] | None = None) -> Iterator[list[Message]]:
         """Yield the messages by receive stamp, equal ones as written, many at a time.
@@ -192,6 +194,9 @@ class McapFile:
                 fit = [m for m in messages if block.start_ns <= m.receive_ns <= block.end_ns]
                 self._lost += len(messages) - len(fit)
                 messages, why = fit, 'stamps outside of the range of their chunk'
+        if self._lost and layout.summary is None and not self._learned:
+            self.learn()  # the chunk that told of a channel is damaged; a later one tells it again
+            return self._read(layout, number, topics)
         if self._lost:
             self._skip(layout, number, block.at, block.size, why, self._lost, messages)
         return messages

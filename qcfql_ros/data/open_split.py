@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
-from mcap.writer import CompressionType, Writer
 
 from qcfql_ros.data.bag_metadata import (
     ACTIVE,
@@ -19,6 +18,7 @@ from qcfql_ros.data.bag_metadata import (
     sync_folder,
     type_definition,
 )
+from qcfql_ros.data.mcap_writer import McapWriter
 
 
 class OpenSplit:
@@ -35,27 +35,33 @@ class OpenSplit:
         start_ns, end_ns: receive stamps of the first and last message.
 
     Raises:
-        OSError: the disk refused; of every method. The file then ends with the last commit.
+        OSError: the disk refused; of every method. The file then ends with the last commit, and
+            can be closed all the same once the disk is back.
     """
 
     def __init__(self, path: Path, custom: Mapping[str, str], chunk_bytes: int) -> None:
         self._path = path
         self._active = path.with_name(path.name + ACTIVE)
+        self._chunk_bytes = chunk_bytes
         self.committed = self.messages = 0
         self.start_ns = self.end_ns = 0
         self._counts: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, int] = {}
+        self._marked: tuple[int, dict[str, int]] = (0, {})  # end_ns and counts of the last commit
+        self._ended = False
         self._sink = _Sink(self._active)
-        self._writer = Writer(
-            self._sink,  # type: ignore[arg-type]  # all it asks of a stream
-            chunk_size=chunk_bytes,
-            compression=CompressionType.ZSTD,
-        )
-        self._writer.start(profile='ros2', library='qcfql_ros')
-        self.note(custom)
-        self.commit()
-        sync_folder(path.parent)
+        try:
+            self._writer = McapWriter()
+            self._sink.write(self._writer.begin('ros2', 'qcfql_ros'))
+            self.note(custom)
+            self.commit()
+            sync_folder(path.parent)
+        except OSError:
+            self.abandon()
+            with contextlib.suppress(OSError):
+                self._active.unlink()  # nothing is in it
+            raise
 
     @property
     def size(self) -> int:
@@ -67,21 +73,28 @@ class OpenSplit:
         channel = self._channels.get(topic.name)
         if channel is None:
             channel = self._register(topic)
-        count = self._counts.get(topic.name, 0)
-        self._writer.add_message(channel, receive_ns, data, publish_ns, count & 0xFFFFFFFF)
-        self._counts[topic.name] = count + 1
+        if self._writer.add(channel, receive_ns, publish_ns, data) >= self._chunk_bytes:
+            self._sink.write(self._writer.chunk())
+        self._counts[topic.name] = self._counts.get(topic.name, 0) + 1
         self.start_ns = self.start_ns or receive_ns
         self.end_ns = receive_ns
         self.messages += 1
 
     def note(self, custom: Mapping[str, str]) -> None:
         """Say what the file says of itself anew; a reader takes the last."""
-        self._writer.add_metadata(RECORD, dict(custom))
+        self._sink.write(self._writer.chunk())
+        self._sink.write(self._writer.metadata(RECORD, custom))
 
     def commit(self) -> None:
         """Hand what was taken to the operating system: it outlives this process."""
-        self._writer.flush()
-        self._sink.commit()
+        self._sink.write(self._writer.chunk())
+        try:
+            self._sink.commit()
+        except OSError:
+            self._back()
+            raise
+        self._writer.mark()
+        self._marked = (self.end_ns, dict(self._counts))
         self.committed = self.messages
 
     def sync(self) -> None:
@@ -91,17 +104,26 @@ class OpenSplit:
     def close(self, topics: Iterable[Topic]) -> FileEntry:
         """Finish the file, on disk and under its own name when this returns.
 
+        May be called again when the disk refused.
+
         Args:
             topics: all of the bag; those without a message are named too.
         """
-        for topic in topics:
-            if topic.name not in self._channels:
-                self._register(topic)
-        self.commit()
-        self._writer.finish()
-        self._sink.commit()
+        if not self._ended:
+            self.commit()
+            for topic in topics:
+                if topic.name not in self._channels:
+                    self._register(topic)
+            self._sink.write(self._writer.end())
+            try:
+                self._sink.commit()
+            except OSError:
+                self._back()
+                raise
+            self._ended = True
         os.fsync(self._sink.handle)
-        os.rename(self._active, self._path)
+        if not self._path.exists():
+            os.rename(self._active, self._path)
         sync_folder(self._path.parent)
         self.abandon()
         return FileEntry(self._path.name, self.start_ns, self.end_ns, self._counts)
@@ -110,18 +132,29 @@ class OpenSplit:
         """Let go of the file as it is; recovery closes it."""
         self._sink.close()
 
+    def _back(self) -> None:
+        """Be what the file is: it ends with the last commit."""
+        self._writer.back()
+        self.messages = self.committed
+        self.end_ns, counts = self._marked
+        self._counts = dict(counts)
+        self.start_ns = self.start_ns if self.messages else 0
+        self._channels = {name: n for name, n in self._channels.items() if name in counts}
+        known = self._writer.schemas
+        self._schemas = {name: n for name, n in self._schemas.items() if n <= known}
+
     def _register(self, topic: Topic) -> int:
         """Announce a topic with its definition and what is offered, as rosbag2 does."""
         definition, type_hash = type_definition(topic.type_name)
         if topic.type_name not in self._schemas:
-            self._schemas[topic.type_name] = self._writer.register_schema(
+            self._schemas[topic.type_name] = self._writer.schema(
                 topic.type_name, 'ros2msg', definition.encode()
             )
         offered = yaml.safe_dump(topic.qos(), sort_keys=False).strip()
-        self._channels[topic.name] = self._writer.register_channel(
+        self._channels[topic.name] = self._writer.channel(
             topic.name,
-            'cdr',
             self._schemas[topic.type_name],
+            'cdr',
             {'offered_qos_profiles': offered, 'topic_type_hash': type_hash},
         )
         return self._channels[topic.name]
@@ -134,24 +167,14 @@ class _Sink:
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self.size = 0
         self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         if data:
-            self._waiting.append(bytes(data))
-            self._waiting_bytes += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size + self._waiting_bytes
-
-    def flush(self) -> None:
-        """Nothing: `commit` does it."""
+            self._waiting.append(data)
 
     def commit(self) -> None:
         data = memoryview(b''.join(self._waiting))
         self._waiting.clear()
-        self._waiting_bytes = 0
         try:
             done = 0
             while done < len(data):

@@ -17,6 +17,8 @@ any of them, all but the last `flush_s` is there; `recovery.recover_bag` closes 
 from __future__ import annotations
 
 import contextlib
+import errno
+import shutil
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -40,6 +42,8 @@ from qcfql_ros.data.retention import surplus, topic_counts
 from qcfql_ros.errors import BagError
 
 SECOND_NS = 1_000_000_000
+# A disk that was full must have this much room again, or recording would stop at once.
+ROOM_BYTES = 32 << 20
 
 
 class BagRecorder:
@@ -103,6 +107,7 @@ class BagRecorder:
         self._last_ns = 0
         self._flushed_ns = 0
         self._failure = ''
+        self._unlisted = False  # metadata.yaml is behind
         self._file: OpenSplit | None = None
         self._in_closed = 0
         try:
@@ -139,7 +144,7 @@ class BagRecorder:
             data: the CDR bytes with their 4-byte head.
 
         Raises:
-            BagError: the disk refused; nothing more is accepted.
+            BagError: the disk refused; nothing more is accepted until `resume`.
         """
         if receive_ns <= self._last_ns:
             if self._last_ns - receive_ns < SECOND_NS:
@@ -191,6 +196,18 @@ class BagRecorder:
         if self._file is not None:
             self._guard(self._file.sync)
 
+    def resume(self) -> None:
+        """Close the file, also one that the disk refused to go on with; the next is another.
+
+        What was accepted and not committed when the disk refused is not in the bag.
+
+        Raises:
+            BagError: it refuses still, or has no room.
+        """
+        self._failure = ''
+        self._guard(self._check_room)
+        self._guard(self._close_file)
+
     def close(self) -> None:
         """Close the file and release the folder. Safe to call twice.
 
@@ -198,7 +215,10 @@ class BagRecorder:
             BagError: the disk refused; what was flushed is recovered at the next start.
         """
         try:
-            if not self._failure:
+            if self._failure:
+                with contextlib.suppress(BagError):  # it has been said
+                    self.resume()
+            else:
                 self._guard(self._close_file)
         finally:
             if self._file is not None:
@@ -223,16 +243,22 @@ class BagRecorder:
         self._file.write(self.topics[topic], receive_ns, publish_ns, data)
 
     def _close_file(self) -> None:
-        if self._file is None:
-            return
-        entry = self._file.close(self.topics.values())
-        self._in_closed += entry.messages
-        self._file = None
-        self.split += 1
-        self._metadata.topics.update(self.topics)
-        self._metadata.add(entry)
-        self._metadata.write(self.folder)
-        self._retain()
+        if self._file is not None:
+            entry = self._file.close(self.topics.values())
+            self._in_closed += entry.messages
+            self._file = None
+            self.split += 1
+            self._metadata.topics.update(self.topics)
+            self._metadata.add(entry)
+            self._unlisted = True
+        if self._unlisted:
+            self._metadata.write(self.folder)
+            self._unlisted = False
+            self._retain()
+
+    def _check_room(self) -> None:
+        if shutil.disk_usage(self.folder).free < ROOM_BYTES:
+            raise OSError(errno.ENOSPC, f'less than {ROOM_BYTES >> 20} MiB are free')
 
     def _retain(self) -> None:
         """Delete the oldest closed files beyond the limit, the list first."""

@@ -82,9 +82,9 @@ class Spool:
         return taken
 
     def done(self, count: int) -> None:
-        """Forget the oldest `count` messages: they are written."""
+        """Forget the oldest `count` messages, as far as there are so many: they are written."""
         with self._changed:
-            for _ in range(count):
+            for _ in range(min(count, len(self._held))):
                 self.bytes -= self._held.popleft()[1]
 
     def close(self) -> None:
@@ -92,6 +92,20 @@ class Spool:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+    def clear(self) -> int:
+        """Forget all that is held; return how many messages that were."""
+        with self._changed:
+            count = len(self._held)
+            self._waiting.clear()
+            self._held.clear()
+            self.bytes = 0
+        return count
+
+    def open(self) -> None:
+        """Take messages in again."""
+        with self._changed:
+            self.closed = False
 
     @property
     def drained(self) -> bool:

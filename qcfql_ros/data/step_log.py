@@ -6,8 +6,10 @@ Reading the bag again must give the same rows; a test, or anybody in doubt, can 
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
@@ -19,10 +21,10 @@ HEAD = 'stamp_ns,segment,digest\n'
 class StepLog:
     """Appends to `path`; segments are counted on from what is there.
 
-    A disk that fails later ends this log, not the recording that it is a witness of.
+    A disk that refuses delays this log, not the recording that it is a witness of.
 
     Attributes:
-        failed: why nothing more is logged; empty while all is well.
+        failed: why what was logged is not in the file; empty while all is well.
 
     Raises:
         BagError: the file cannot be opened.
@@ -34,7 +36,7 @@ class StepLog:
         try:
             rows = path.read_text().splitlines() if path.exists() else []
             self._segment = int(rows[-1].split(',')[1]) + 1 if len(rows) > 1 else 0
-            self._stream = path.open('a')
+            self._stream = path.open('ab', buffering=0)
         except (OSError, ValueError, IndexError) as error:
             raise BagError(f'cannot go on with {path}: {error}; move it away') from error
         self._lines = deque([] if rows else [HEAD])
@@ -48,19 +50,28 @@ class StepLog:
                 self._lines.append(f'{event.stamp_ns},{self._segment},{step_digest(event)}\n')
 
     def flush(self) -> None:
-        """Hand what was logged to the operating system; any one thread may do that."""
+        """Hand what was logged to the operating system, whole lines; any one thread may do that.
+
+        What the disk refuses is tried again the next time.
+        """
+        if self._stream.closed:
+            return
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        self._try(lambda: self._stream.writelines(lines))
-        self._try(self._stream.flush)
+        data = memoryview(''.join(lines).encode())
+        size = 0
+        try:
+            size = self._stream.seek(0, os.SEEK_END)
+            while data:
+                data = data[self._stream.write(data) :]
+            self.failed = ''
+        except OSError as error:
+            with suppress(OSError):
+                self._stream.truncate(size)
+            self._lines.extendleft(reversed(lines))
+            self.failed = f'steps.csv: {error}'
 
     def close(self) -> None:
         """Write the rest and close the file."""
         self.flush()
-        self._try(self._stream.close)
-
-    def _try(self, action: Callable[[], object]) -> None:
-        if not self.failed:
-            try:
-                action()
-            except OSError as error:
-                self.failed = f'steps.csv: {error}'
+        with suppress(OSError):
+            self._stream.close()

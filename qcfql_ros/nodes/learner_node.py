@@ -127,7 +127,8 @@ class LearnerNode(Node):
                 self._recording.do(lambda digest=digest: self._shelf.drove(digest))
         if self._recording.stopped != self._said:
             self._said = self._recording.stopped
-            self.get_logger().error(self._said)
+            if self._said:
+                self.get_logger().error(self._said)
         # Recording alone has nothing to wait for, but a simulator must not outrun the recorder.
         tick = self._recording.assembler.last_tick or self._robot_tick
         credits = tick + RECORDING_TICKS

@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, count
+from itertools import chain, islice
 from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
@@ -20,7 +20,7 @@ from qcfql_ros.data.reader import read_splits, split_number, split_paths
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.retention import first_needed
 from qcfql_ros.data.session_mark import session_mark, session_topic
-from qcfql_ros.data.spool import Spool
+from qcfql_ros.data.spool import Item, Spool
 from qcfql_ros.data.step_log import StepLog
 from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.data.writer_thread import WriterThread
@@ -28,6 +28,7 @@ from qcfql_ros.errors import BagError
 
 # Keys of the bag's custom data.
 POLICIES, OUTCOMES, STEPS = 'qcfql.policies', 'qcfql.outcomes', 'qcfql.steps'
+REPLAYED_FROM = 'qcfql.replayed_from'
 WHATEVER = 2**62
 _BACKLOG = 20_000
 _DRAIN_S = 20.0
@@ -46,6 +47,7 @@ class Recording:
         capacity: steps that the replay holds; None when nobody learns.
         wake: called from the recorder's thread when there is something for `events`.
         clock: time of receipt in ns.
+        begun: the session begins now; else with `begin`, or the first message.
 
     Attributes:
         assembler: its counters say what became of the messages.
@@ -65,8 +67,9 @@ class Recording:
         capacity: int | None,
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], int] = time.time_ns,
+        begun: bool = True,
     ) -> None:
-        self._clock = clock
+        self._clock, self._begun = clock, begun
         self._recorder, self._log, self._capacity = recorder, log, capacity
         self._contract, self._namespace = contract, namespace
         self.assembler = Assembler(contract, namespace)
@@ -75,15 +78,22 @@ class Recording:
         self._policies = [d for d in recorder.custom.get(POLICIES, '').split(',') if d]
         self._pushed: Counter[int] = Counter()
         self._success = self._finished = False
+        self._cut = False  # the open segment was ended because recording has stopped
         self._chunk = absolute(CHUNK_TOPIC, namespace)
         self._flushed_s = 0.0
         self._split = recorder.split
         if capacity is None:
             recorder.first_needed = WHATEVER
-        self._writer = WriterThread(recorder, spool, write_s=write_s, wake=wake)
+        self._session = session_topic(namespace)
+        self._writer = WriterThread(
+            recorder, spool, self._mark, begun=begun, write_s=write_s, wake=wake
+        )
         self.do = self._writer.do
-        mark = session_mark(contract.name, contract.hash, clock())
-        self.accept(session_topic(namespace), 0, mark)
+
+    def _mark(self, now_ns: int | None = None) -> Item:
+        now_ns = self._clock() if now_ns is None else now_ns
+        mark = session_mark(self._contract.name, self._contract.hash, now_ns)
+        return Item(self._session, now_ns, 0, mark)
 
     @property
     def stopped(self) -> str:
@@ -95,9 +105,35 @@ class Recording:
         """Why ``steps.csv`` ends before the bag; empty while it goes on."""
         return self._log.failed
 
-    def accept(self, topic: str, publish_ns: int, data: bytes) -> None:
-        """Take what was heard just now; never waits for the disk."""
-        self._writer.offer(topic, self._clock(), publish_ns, data)
+    @property
+    def waiting(self) -> int:
+        """How many messages are not yet written, or not yet made steps of."""
+        return self._writer.spool.held + self._writer.backlog
+
+    def begin(self, receive_ns: int) -> None:
+        """Begin a session: what is open ends here, also for every later reader of the bag."""
+        self._begun = True
+        self._writer.offer(*self._mark(receive_ns))
+
+    def accept(
+        self, topic: str, publish_ns: int, data: bytes, receive_ns: int | None = None
+    ) -> None:
+        """Take a message, heard just now unless it says when; never waits for the disk."""
+        if receive_ns is None:
+            receive_ns = self._clock()
+        if not self._begun:
+            self.begin(receive_ns - 1)
+        self._writer.offer(topic, receive_ns, publish_ns, data)
+
+    def replayed_from(self, source: dict[str, str]) -> None:
+        """Note in the bag that messages come from another recording."""
+        custom = self._recorder.custom
+        try:
+            sources = list(json.loads(custom.get(REPLAYED_FROM, '[]')))
+        except (ValueError, TypeError):
+            sources = []
+        if source not in sources:
+            custom[REPLAYED_FROM] = json.dumps([*sources, source])
 
     def offered(self, topic: str, profiles: list[dict]) -> None:
         """Note how a topic is offered."""
@@ -119,14 +155,17 @@ class Recording:
             if made:
                 self._steps[split] += sum(isinstance(event, Step) for event in made)
                 events += made
+            if topic == self._session:
+                self._cut = False
+                self.assembler.last_tick = 0  # the robot may have gone on unheard
             if topic == self._chunk and self.assembler.last_chunk is not None:
                 digests.append(self.assembler.last_chunk.digest)
             if time.monotonic() > until_s:
                 break
-        over = self._writer.ended and not self._writer.backlog
-        if over and self.stopped and not self._finished:
+        if self._writer.cut and not self._writer.backlog and self.stopped and not self._cut:
             # The bag ends here, and so must what is learned from it.
-            self._finished = True
+            self._cut = True
+            self.assembler.last_tick = 0
             events += self.assembler.finish('recording_stopped')
         self._account(events, digests)
         return events, digests
@@ -145,7 +184,7 @@ class Recording:
         events, _ = self.events(WHATEVER)
         if not self._finished:
             self._finished = True
-            last = self.assembler.finish()
+            last = [] if self._cut else self.assembler.finish()
             self._account(last, [])
             events += last
         return events
@@ -178,7 +217,7 @@ class Recording:
             events = load_dataset(folder, self._contract, splits=splits, damage=damage)
             parts.append(self._noting(events, damage))
         if messages:
-            parts.append(self._again(messages, paths[old:]))
+            parts.append(self._again(messages, paths[old:], self._cut))
         return chain.from_iterable(parts)
 
     def _noting(self, events: Iterator[Event], damage: Damage) -> Iterator[Event]:
@@ -187,15 +226,14 @@ class Recording:
         if damage:
             self._recorder.notes.append(f'{self._recorder.folder}: {damage}')
 
-    def _again(self, messages: int, paths: Sequence[Path]) -> Iterator[Event]:
-        """Yield what the first `messages` of this session's files gave; its end is open."""
+    def _again(self, messages: int, paths: Sequence[Path], cut: bool) -> Iterator[Event]:
+        """Yield what the first `messages` of this session's files gave; its end is open or cut."""
         assembler = Assembler(self._contract, self._namespace)
-        left = count(messages, -1)
-        for part in read_splits(paths):
-            for topic, receive_ns, _, data in part.messages:
-                if next(left) == 0:
-                    return
-                yield from assembler.push(topic, receive_ns, data)
+        recorded = chain.from_iterable(part.messages for part in read_splits(paths))
+        for topic, receive_ns, _, data in islice(recorded, messages):
+            yield from assembler.push(topic, receive_ns, data)
+        if cut:
+            yield from assembler.finish()
 
     def loaded(self) -> None:
         """Let go of what the replay does not hold; to be called while it lives."""
@@ -219,6 +257,7 @@ class Recording:
             'deleted_mb': round(sum(size for _, size in recorder.deleted) / 1e6, 1),
             'refused_messages': self._writer.refused,
             'unwritten_messages': self._writer.lost,
+            'recording_stops': self._writer.stops,
         }
 
     def _account(self, events: list[Event], digests: list[str]) -> None:
