@@ -20,12 +20,17 @@ from qcfql_ros.contract.previous import NoRow, first_row
 from qcfql_ros.contract.schema import Contract, Entry, Stream
 from qcfql_ros.errors import ContractError, MessageError, nearest
 
+# Where the fields of a vector message lie; '' for the message itself.
 _VECTORS = {
+    topics.POSE: '',
     topics.POSE_STAMPED: 'pose',
+    topics.TWIST: '',
     topics.TWIST_STAMPED: 'twist',
+    topics.WRENCH: '',
     topics.WRENCH_STAMPED: 'wrench',
+    topics.IMU: '',
 }
-_UNIT_TOLERANCE = 0.02
+UNIT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +65,15 @@ class Decoder:
         self._places = {name: np.array(p, dtype=np.intp) for name, p in places.items()}
         for name, stream in contract.streams.items():
             entries = [entry for entry in contract.state if entry.stream == name]
-            kind = _JointStateDecoder if stream.type == topics.JOINT_STATE else _VectorDecoder
-            self._streams[name] = kind(stream, entries)
+            self._streams[name] = _decoder_of(stream.type)(stream, entries)
 
     @refuses_malformed
     def decode_message(self, stream: str, message: Any) -> DecodedMessage:
         """Return the numbers of a message of `stream`.
 
         Raises:
-            MessageError: a joint is missing, a number is not finite, an orientation is no
-                rotation. Names topic and field.
+            MessageError: a joint is missing, an array has another length, a number is not
+                finite, an orientation is no rotation. Names topic and field.
         """
         return DecodedMessage(stamp_of(message), self._streams[stream].values(message))
 
@@ -122,7 +126,9 @@ class Decoder:
 
 
 def stamp_of(message: Any) -> int:
-    """Return the header stamp of `message` in ns."""
+    """Return the header stamp of `message` in ns; 0 of a type without a header."""
+    if not hasattr(message, 'header'):
+        return 0
     stamp = message.header.stamp
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
@@ -143,7 +149,7 @@ class _StreamDecoder:
         raise NotImplementedError
 
     def refuse_non_finite(self, entry: Entry, raw: Sequence[float]) -> None:
-        names = entry.names or ('x', 'y', 'z', 'w')
+        names = entry.names or (('value',) if len(raw) == 1 else ('x', 'y', 'z', 'w'))
         for name, number in zip(names, raw, strict=True):
             if not math.isfinite(number):
                 raise self.error(f'{entry.field} of {name!r} is {float(number)}, wanted finite')
@@ -184,13 +190,47 @@ class _JointStateDecoder(_StreamDecoder):
         return np.array([names.index(name) for name in entry.names], dtype=np.intp)
 
 
-class _VectorDecoder(_StreamDecoder):
-    """Position, orientation, linear, angular, force, torque of a stamped message."""
+class _NumberDecoder(_StreamDecoder):
+    """The one number of a message; of a bool 0 or 1."""
 
     def values(self, message: Any) -> np.ndarray:
-        body = getattr(message, _VECTORS[self.stream.type])
+        raw = 0.0 + message.data
+        if not math.isfinite(raw):
+            self.refuse_non_finite(self.entries[0], [raw])
+        return (np.full(len(self.entries), raw) + self.offset) * self.scale
+
+
+class _ArrayDecoder(_StreamDecoder):
+    """Numbers of an array by their place; how many there are must be as the contract says."""
+
+    def __init__(self, stream: Stream, entries: Sequence[Entry]) -> None:
+        super().__init__(stream, entries)
+        self._index = [np.array(entry.index, dtype=np.intp) for entry in entries]
+
+    def values(self, message: Any) -> np.ndarray:
+        if message.layout.data_offset != 0:
+            raise self.error(f'data_offset is {message.layout.data_offset}, wanted 0')
+        length = self.entries[0].length
+        if len(message.data) != length:
+            raise self.error(f'data has {len(message.data)} numbers, wanted {length}')
+        numbers = np.asarray(message.data, dtype=np.float64)
+        parts = [numbers[index] for index in self._index]
+        for entry, part in zip(self.entries, parts, strict=True):
+            if not math.isfinite(part.sum()):
+                self.refuse_non_finite(entry, part.tolist())
+        return (np.concatenate(parts) + self.offset) * self.scale
+
+
+class _VectorDecoder(_StreamDecoder):
+    """Position, orientation, linear, angular, force, torque of a message, and an IMU's."""
+
+    def values(self, message: Any) -> np.ndarray:
+        where = _VECTORS[self.stream.type]
+        body = getattr(message, where) if where else message
         numbers: list[float] = []
         for entry in self.entries:
+            if self.stream.type == topics.IMU:
+                self._refuse_unknown(entry, message)
             part = getattr(body, entry.field)
             if entry.form == 'plain':
                 raw = [getattr(part, name) for name in entry.names]
@@ -201,10 +241,14 @@ class _VectorDecoder(_StreamDecoder):
             numbers += raw if entry.form == 'plain' else self._orientation(entry, raw)
         return (np.array(numbers) + self.offset) * self.scale
 
+    def _refuse_unknown(self, entry: Entry, message: Any) -> None:
+        if getattr(message, f'{entry.field}_covariance')[0] == -1.0:
+            raise self.error(f'{entry.field}: its covariance begins with -1: it is not measured')
+
     def _orientation(self, entry: Entry, xyzw: list[float]) -> list[float]:
         x, y, z, w = xyzw
         norm = math.sqrt(x * x + y * y + z * z + w * w)
-        if abs(norm - 1.0) > _UNIT_TOLERANCE:
+        if abs(norm - 1.0) > UNIT_TOLERANCE:
             raise self.error(f'orientation has norm {norm:.4g}, wanted 1 (a rotation)')
         if entry.form == 'xyzw':
             return xyzw
@@ -212,3 +256,11 @@ class _VectorDecoder(_StreamDecoder):
             return [w, x, y, z]
         yaw = math.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
         return [math.cos(yaw), math.sin(yaw)]
+
+
+def _decoder_of(type_name: str) -> type[_StreamDecoder]:
+    if type_name == topics.JOINT_STATE:
+        return _JointStateDecoder
+    if type_name in topics.NUMBER_TYPES:
+        return _NumberDecoder
+    return _ArrayDecoder if type_name in topics.ARRAY_TYPES else _VectorDecoder

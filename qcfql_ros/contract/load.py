@@ -9,23 +9,14 @@ from pathlib import Path
 
 from qcfql_ros.contract import topics
 from qcfql_ros.contract.load_action import action_names, read_action, read_topic
+from qcfql_ros.contract.load_features import read_features, read_streams
 from qcfql_ros.contract.load_recordings import read_recordings
 from qcfql_ros.contract.load_safety import read_on_stop, read_safety
-from qcfql_ros.contract.schema import Contract, Entry, OutcomeRule, Stream
+from qcfql_ros.contract.schema import Contract, OutcomeRule
 from qcfql_ros.contract.section import Section, read_yaml
 from qcfql_ros.errors import ContractError, nearest
 
-_AXES = ('x', 'y', 'z')
 UPSAMPLING = ('hold', 'linear', 'cubic')
-# Fields of each sensor type: None for values by joint name, else the components in order.
-SENSOR_FIELDS: dict[str, dict[str, tuple[str, ...] | None]] = {
-    topics.JOINT_STATE: dict.fromkeys(('position', 'velocity', 'effort')),
-    topics.POSE_STAMPED: {'position': _AXES, 'orientation': ('x', 'y', 'z', 'w')},
-    topics.TWIST_STAMPED: {'linear': _AXES, 'angular': _AXES},
-    topics.WRENCH_STAMPED: {'force': _AXES, 'torque': _AXES},
-}
-ORIENTATION_SIZES = {'wxyz': 4, 'xyzw': 4, 'cos_sin_yaw': 2}
-_IMAGES = 'observation.images.'
 
 
 def load_contract(path_or_name: str | Path) -> Contract:
@@ -51,8 +42,8 @@ def load_contract(path_or_name: str | Path) -> Contract:
         ('phase', 'stamp_tolerance_s', 'lateness_s', 'command_rate_hz', 'upsampling'),
     )
     rate_hz = control.number('rate_hz', low=0.1, high=1000.0)
-    streams = _streams(top)
-    state, images = _features(top, streams, action_names(top))
+    streams = read_streams(top)
+    state, images = read_features(top, streams, action_names(top))
     action = read_action(top, streams, state)
     safety = read_safety(top, action, streams, state, 1.0 / rate_hz)
     contract = Contract(
@@ -127,104 +118,6 @@ def _commands_per_tick(control: Section, rate_hz: float) -> int:
     if round(times) < 1 or abs(times - round(times)) > 1e-6:
         raise control.error('command_rate_hz', f'a whole multiple of rate_hz, {rate_hz:g}')
     return round(times)
-
-
-def _streams(top: Section) -> dict[str, Stream]:
-    data = top.data['streams']
-    if not isinstance(data, dict) or not data:
-        raise top.error('streams', 'a mapping of stream names')
-    table = top.section('streams', (), data)
-    streams = {}
-    for name in data:
-        section = table.section(name, ('topic', 'type'), ('max_age_s',))
-        streams[name] = Stream(
-            name=str(name),
-            topic=read_topic(section),
-            type=section.choice('type', SENSOR_FIELDS),
-            max_age_s=section.number('max_age_s', 0.5, 0.001, 3600.0),
-        )
-    return streams
-
-
-def _features(
-    top: Section, streams: dict[str, Stream], actions: tuple[str, ...]
-) -> tuple[tuple[Entry, ...], dict[str, Stream]]:
-    data = top.data['features']
-    if not isinstance(data, dict):
-        raise top.error('features', 'a mapping with observation.state')
-    images = tuple(k for k in data if str(k).startswith(_IMAGES) and len(str(k)) > len(_IMAGES))
-    table = top.section('features', ('observation.state',), images)
-    entries = tuple(
-        _entry(section, streams, actions)
-        for section in table.sections(
-            'observation.state',
-            (),
-            ('stream', 'field', 'names', 'as', 'offset', 'scale', 'previous'),
-        )
-    )
-    unread = set(streams) - {entry.stream for entry in entries}
-    if unread:
-        raise ContractError(
-            f'{top.file}: streams.{sorted(unread)[0]}: no entry of observation.state reads it; '
-            'remove it or read it'
-        )
-    cameras = {}
-    for name in images:
-        section = table.section(name, ('topic', 'type'))
-        kind = section.choice('type', topics.IMAGE_TYPES)
-        cameras[name] = Stream(name, read_topic(section), kind, 0.0)
-    return entries, cameras
-
-
-def _previous(section: Section, actions: tuple[str, ...]) -> Entry:
-    section.choice('previous', ('action',))
-    for key in ('field', 'as', 'offset', 'scale'):
-        if key in section:
-            raise section.error(key, 'nothing: the previous action is in the units of the row')
-    names = section.names('names') or actions
-    for name in names:
-        if name not in actions:
-            raise section.error('names', f'some of {", ".join(actions)}{nearest(name, actions)}')
-    nothing = (0.0,) * len(names)
-    return Entry('', 'previous', names, 'plain', nothing, (1.0,) * len(names))
-
-
-def _entry(section: Section, streams: dict[str, Stream], actions: tuple[str, ...]) -> Entry:
-    if 'previous' in section and 'stream' not in section:
-        return _previous(section, actions)
-    for key in ('stream', 'field'):
-        if key not in section:
-            raise section.error(key, 'a stream and its field, or {previous: action}')
-    if 'previous' in section:
-        raise section.error('previous', 'nothing beside a stream: an entry of its own')
-    stream = section.choice('stream', streams)
-    fields = SENSOR_FIELDS[streams[stream].type]
-    field = section.choice('field', fields)
-    components = fields[field]
-    form = 'plain'
-    names = section.names('names')
-    if field == 'orientation':
-        form = section.choice('as', ORIENTATION_SIZES, 'xyzw')
-        if names:
-            raise section.error('names', 'nothing: an orientation is read whole, see `as`')
-        size = ORIENTATION_SIZES[form]
-    else:
-        if 'as' in section:
-            raise section.error('as', 'nothing: only an orientation has it')
-        if components is None and not names:
-            raise section.error('names', f'the joints to read {field} of')
-        names = names or components or ()
-        if components is not None and not set(names) <= set(components):
-            raise section.error('names', f'some of {", ".join(components)}')
-        size = len(names)
-    return Entry(
-        stream=stream,
-        field=field,
-        names=names,
-        form=form,
-        offset=section.numbers('offset', size, 0.0),
-        scale=section.numbers('scale', size, 1.0),
-    )
 
 
 def _outcome(top: Section) -> OutcomeRule:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from qcfql_ros.contract.observation import Entry, Stream
 from qcfql_ros.contract.recordings import Recordings
 from qcfql_ros.contract.topics import (
     CHUNK_TOPIC,
@@ -18,65 +19,6 @@ from qcfql_ros.contract.topics import (
     absolute,
 )
 from qcfql_ros.errors import ContractError
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One sensor topic.
-
-    Attributes:
-        name: how features call it.
-        topic: relative topic name.
-        type: message type, ``package/msg/Name``.
-        max_age_s: older than this (monotonic, since it was received) it must not be acted on.
-    """
-
-    name: str
-    topic: str
-    type: str
-    max_age_s: float
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Numbers that one field of a stream adds to ``observation.state``.
-
-    A number is ``(raw + offset) * scale``, in float64. An entry without a stream has numbers of
-    the action row that was executed before, named by `names`.
-
-    Attributes:
-        stream: name of the stream; empty for the previous action.
-        field: field of the message; ``previous`` for the previous action.
-        names: joint names, or components of a vector field; in the order wanted.
-        form: ``plain``, or for an orientation ``wxyz``, ``xyzw`` or ``cos_sin_yaw``.
-        offset: one number for each output.
-        scale: one number for each output.
-    """
-
-    stream: str
-    field: str
-    names: tuple[str, ...]
-    form: str
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    @property
-    def size(self) -> int:
-        """How many numbers it adds."""
-        return len(self.scale)
-
-    @property
-    def is_previous(self) -> bool:
-        """Whether it is the action executed before, and no part of a stream."""
-        return not self.stream
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """A name for each number, for logs and data sets."""
-        if self.is_previous:
-            return tuple(f'previous.{name}' for name in self.names)
-        parts = {'wxyz': 'wxyz', 'xyzw': 'xyzw', 'cos_sin_yaw': ('cos_yaw', 'sin_yaw')}
-        return tuple(f'{self.stream}.{self.field}.{n}' for n in parts.get(self.form, self.names))
 
 
 @dataclass(frozen=True)
@@ -336,7 +278,18 @@ class Contract:
                 *unless_default((self.commands_per_tick, self.upsampling), (1, 'hold')),
             ],
             'streams': {s.name: [s.topic, s.type] for s in self.streams.values()},
-            'state': [[e.stream, e.field, e.names, e.form, e.offset, e.scale] for e in self.state],
+            'state': [
+                [
+                    e.stream,
+                    e.field,
+                    e.names,
+                    e.form,
+                    e.offset,
+                    e.scale,
+                    *unless_default((e.index, e.length), ((), 0)),
+                ]
+                for e in self.state
+            ],
             'action': [self.action.names, self.action.low, self.action.high],
             'commands': [
                 [
@@ -392,3 +345,17 @@ class Contract:
                 f'{self.file}: training on images is not supported yet: remove '
                 f'{", ".join(self.images)} from features (they can be recorded without training)'
             )
+
+    def require_stamps(self) -> None:
+        """Refuse lockstep, in which all streams of a tick carry its stamp.
+
+        Raises:
+            ContractError: a stream's messages have no stamp.
+        """
+        for stream in self.streams.values():
+            if not stream.stamped:
+                raise ContractError(
+                    f'{self.file}: streams.{stream.name}.type: {stream.type} has no header, and '
+                    'in lockstep the stamp says which tick a message belongs to: take a stamped '
+                    'type, or pacing wall'
+                )

@@ -154,6 +154,22 @@ class Section:
             raise self.error(key, f'{count} numbers, or one for all')
         return tuple(None if number is None else self._finite(key, number) for number in value)
 
+    def whole(self, key: str, low: int, high: int) -> int:
+        """Return a whole number in ``[low, high]``."""
+        return self._whole(key, self.data[key], low, high)
+
+    def wholes(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """Return different whole numbers in ``[low, high]``; empty if the key is not there."""
+        if key not in self.data:
+            return ()
+        value = self.data[key]
+        if not isinstance(value, list) or not value:
+            raise self.error(key, 'a list of whole numbers')
+        numbers = tuple(self._whole(key, number, low, high) for number in value)
+        if len(set(numbers)) != len(numbers):
+            raise self.error(key, 'numbers that are all different')
+        return numbers
+
     def flag(self, key: str, default: bool = False) -> bool:
         """Return true or false."""
         value = self.data.get(key, default)
@@ -208,3 +224,8 @@ class Section:
         if not low <= value <= high:
             raise self.error(key, f'a number from {low:g} to {high:g}')
         return float(value)
+
+    def _whole(self, key: str, value: Any, low: int, high: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.error(key, f'whole numbers from {low} to {high}')
+        return value
