@@ -61,7 +61,13 @@ def dropped(report: BagReport) -> dict[str, int]:
 
 def warnings(report: BagReport, contract: Contract) -> tuple[str, ...]:
     """Return what a person should look at, the worst first."""
-    found = [line for topic in report.topics for line in _of_topic(topic, contract)]
+    planned = report.steps is not None and report.steps.sources.get('policy', 0) > 0
+    found = [
+        line
+        for topic in report.topics
+        if planned or topic.messages or topic.wanted is None or topic.wanted.role != 'chunk'
+        for line in _of_topic(topic, contract)
+    ]
     if report.damage:
         damage = report.damage
         more = ' and more that nothing counts' if damage.uncounted else ''
@@ -85,9 +91,9 @@ def _of_topic(topic: TopicReport, contract: Contract) -> Iterator[str]:
             yield f'{name} ({wanted.type}) {"has no message" if topic.type else "is missing"}'
         return
     if topic.bad_messages:
-        share = 100 * topic.bad_messages / topic.messages
+        share = _percent(topic.bad_messages / topic.messages)
         yield (
-            f'{name}: {topic.bad_messages} of {topic.messages} messages ({share:.2g} %) cannot '
+            f'{name}: {topic.bad_messages} of {topic.messages} messages ({share}) cannot '
             f'be used: {topic.bad[0].reason}'
         )
     rate, needs = topic.rate_hz, topic.needs_hz
@@ -95,7 +101,7 @@ def _of_topic(topic: TopicReport, contract: Contract) -> Iterator[str]:
         yield f'{name}: {rate:.3g} Hz, the contract needs {needs:g} Hz'
     if topic.stale is not None and topic.stale > STALE:
         yield (
-            f'{name}: older than max_age_s ({wanted.gap_s:g} s) at {100 * topic.stale:.2g} % of '
+            f'{name}: older than max_age_s ({wanted.gap_s:g} s) at {_percent(topic.stale)} of '
             f'the ticks; longest time without a message {topic.longest_s:.3g} s'
         )
     if topic.beyond_tolerance:
@@ -130,11 +136,11 @@ def _of_numbers(steps: StepReport) -> Iterator[str]:
     for number in steps.action:
         if number.outside:
             yield (
-                f'action {number.name}: {100 * number.outside:.2g} % beyond its limits, '
+                f'action {number.name}: {_percent(number.outside)} beyond its limits, '
                 f'{number.low:.3g} to {number.high:.3g}: change scale and offset of its command'
             )
         if number.at_limits > AT_LIMITS:
-            yield f'action {number.name}: {100 * number.at_limits:.0f} % at its limits'
+            yield f'action {number.name}: {_percent(number.at_limits)} at its limits'
     for what, numbers in (('action', steps.action), ('observation.state', steps.state)):
         constant = [f'{number.name} ({number.low:.3g})' for number in numbers if number.constant]
         if constant:
@@ -145,3 +151,7 @@ def _of_numbers(steps: StepReport) -> Iterator[str]:
             f'observation.state: a standard deviation above {WIDE:g}: {", ".join(wide)}; scale '
             'it in the contract, or train with --normalize_observations'
         )
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.0f} %' if share >= 0.1 else f'{100 * share:.2g} %'
