@@ -18,7 +18,9 @@ def tree(folder):
 
 # What a robot needs; rclpy and the messages come from ROS (apt) or from `ros-jazzy`, `ros-kilted`.
 ROBOT = ['numpy>=1.26', 'pyyaml', 'safetensors>=0.4', 'torch>=2.3']
-LEARN = ['lz4>=4', 'mcap>=1.2', 'rosbags==0.11.9', 'tensorboard>=2.15', 'zstandard>=0.22']
+LEARN = [
+    'lz4>=4', 'mcap>=1.2', 'rich>=13', 'rosbags==0.11.9', 'tensorboard>=2.15', 'zstandard>=0.22',
+]  # fmt: skip
 
 
 def ros_wheels(distro, rclpy, interfaces, lifecycle):

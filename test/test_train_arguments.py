@@ -12,6 +12,7 @@ from train_runs import record_bag, words
 from qcfql_ros.algorithm.config import METHODS, AlgorithmConfig
 from qcfql_ros.cli import train
 from qcfql_ros.cli.main import Parser, main
+from qcfql_ros.cli.train_data import Memory, load_data
 from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.errors import ParameterError
 from qcfql_ros.training.validation import Split
@@ -138,7 +139,8 @@ def test_imitating_successes_leaves_out_the_episodes_without_one(
     given = words(bag, tmp_path, 2, '--behavior_weighting', 'success', '--validation_fraction', 0)
     arguments = parser.parse_args(given[1:])
     config = AlgorithmConfig(6, 2, behavior_weighting='success')
-    training, _ = train._load(arguments, CONTRACT, config, Split(0.0, 0))
+    memory = Memory(None, CONTRACT, config, 'cpu', False)
+    training, _ = load_data(arguments, CONTRACT, config, Split(0.0, 0), memory)
     successes = 24 * 12
     assert training.steps == successes + 2
     assert int(np.sum(training.imitated)) == successes

@@ -6,20 +6,25 @@ from collections.abc import Iterator
 import pytest
 from practice_data import random_events
 
-from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.data.step_block import StepBlock, blocks_of_events
+from qcfql_ros.data.steps import SegmentEnd
 from qcfql_ros.errors import ParameterError
 from qcfql_ros.training.validation import Split, over_training
 
 
-def split_of(fraction: float, seed: int, segments: int) -> tuple[list[list[int]], list[list[int]]]:
+def split_of(
+    fraction: float, seed: int, segments: int, most: int = 100
+) -> tuple[list[list[int]], list[list[int]]]:
     """Return the segments on both sides, each as the episode numbers of its steps."""
-    held_out: list[Step | SegmentEnd] = []
+    held_out: list[StepBlock] = []
     events = random_events(segments, 3, 3, 2)
-    training = list(Split(fraction, seed).training(events, held_out.append))
+    blocks = list(blocks_of_events(events, 3, 2, most))
+    split = Split(fraction, seed)
+    training = list(split.training(blocks, segments, held_out.append))
 
-    def by_segment(side: list[Step | SegmentEnd]) -> Iterator[list[int]]:
+    def by_segment(side: list[StepBlock]) -> Iterator[list[int]]:
         episodes: list[int] = []
-        for event in side:
+        for event in (event for block in side for event in block.events()):
             if isinstance(event, SegmentEnd):
                 yield episodes
                 episodes = []
@@ -27,7 +32,9 @@ def split_of(fraction: float, seed: int, segments: int) -> tuple[list[list[int]]
                 episodes.append(event.episode)
         assert not episodes
 
-    return list(by_segment(training)), list(by_segment(held_out))
+    sides = list(by_segment(training)), list(by_segment(held_out))
+    assert split.held_out == len(sides[1])
+    return sides
 
 
 def test_whole_segments_are_held_out_the_same_ones_each_time() -> None:
@@ -37,6 +44,8 @@ def test_whole_segments_are_held_out_the_same_ones_each_time() -> None:
     assert sorted(part[0] for part in [*training, *held_out]) == list(range(100))
     assert (training, held_out) == split_of(0.1, 3, 100)
     assert held_out != split_of(0.1, 4, 100)[1]
+    for most in (1, 2, 3, 7):
+        assert split_of(0.1, 3, 100, most) == (training, held_out)
     longer = split_of(0.1, 3, 130)[1]
     assert longer[:10] == held_out and len(longer) == 13
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qcfql_ros.cli.report import add_json_argument, write_report
+from qcfql_ros.cli.train_data import Memory, add_data_arguments, load_data
 from qcfql_ros.cli.train_settings import add_settings, chosen_settings, differences
 from qcfql_ros.errors import CheckpointError, ParameterError
 
@@ -28,7 +29,7 @@ VALIDATION_FRACTION = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; underscores as in the user's guide of QC-FQL."""
     add = parser.add_argument
-    add('--dataset_path', type=Path, nargs='+', required=True, metavar='BAG')
+    add_data_arguments(parser)
     add('--contract', required=True, help='name or path of the contract')
     add('--output_dir', type=Path, required=True)
     add('--num_pretrain_steps', type=int, default=100_000, help='updates of all three losses')
@@ -56,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--log_every', type=int, default=500, help='updates')
     add('--save_every', type=int, default=5000, help='updates')
     add('--no_tensorboard', action='store_true', help='log to CSV alone')
-    add('--capacity', type=int, default=2_000_000, help='rows of the replay')
     add('--seed', type=int, default=0)
     add('--threads', type=int, default=0, help='of torch; 0 for its own choice')
     add('--device', default='cpu', help='cpu or cuda')
@@ -96,7 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         split = Split(*_split_of(arguments, state))
     print(f'settings: {_describe(arguments, config)}', flush=True)
-    training, held_out = _load(arguments, contract, config, split)
+    board = not arguments.no_tensorboard
+    memory = Memory(arguments.memory_limit, contract, config, arguments.device, board)
+    training, held_out = load_data(arguments, contract, config, split, memory)
     if state is None:
         state = _fresh(arguments, contract, config, training, split)
     elif (before := state.notes.get('data_steps', training.steps)) != training.steps:
@@ -114,11 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output_dir,
         evaluate=score if evaluate else None,
         validation=held_out and Validation(held_out, state.normalizer, state.update, 0),
-        tensorboard=not arguments.no_tensorboard,
+        tensorboard=board,
         say=lambda line: print(line, flush=True),
     ).run()
     rate = (state.update.count - first) / max(time.monotonic() - started, 1e-9)
-    data = {'steps': training.steps, 'windows': len(training)}
+    data = {'steps': training.steps, 'windows': len(training), **memory.report()}
     _finish(arguments, state, 'done', updates_per_s=rate, **data)
     return 0
 
@@ -191,29 +193,6 @@ def _split_of(arguments: argparse.Namespace, state: Any) -> tuple[float, int]:
             f'{given:g} would validate on what was learned; give another --output_dir'
         )
     return fraction, seed
-
-
-def _load(arguments: argparse.Namespace, contract: Any, config: Any, split: Any) -> Any:
-    """Return the replay to train on, and that of the held-out segments or None."""
-    from qcfql_ros.data.damage import Damage
-    from qcfql_ros.data.dataset import load_dataset
-    from qcfql_ros.training.setup import empty_replay, fill
-
-    training = empty_replay(config, arguments.capacity, contract)
-    held_out = empty_replay(config, arguments.capacity, contract)
-    damage = Damage()
-    events = load_dataset(arguments.dataset_path, contract, damage=damage)
-    source = ', '.join(str(path) for path in arguments.dataset_path)
-    fill(training, split.training(events, held_out.append), source)
-    if damage:
-        print(f'{source}: {damage}', file=sys.stderr, flush=True)
-    line = f'{training.steps} steps, {training.segment} segments, {len(training)} windows'
-    if split.held_out:
-        line = f'{line}; held out: {held_out.steps} steps, {split.held_out} segments'
-    elif split.fraction:
-        line = f'{line}; too few segments to hold any out'
-    print(line, flush=True)
-    return training, held_out if len(held_out) else None
 
 
 def _resume(arguments: argparse.Namespace, contract: Any, wanted: Any) -> Any:

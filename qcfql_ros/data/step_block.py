@@ -11,6 +11,11 @@ import numpy as np
 from qcfql_ros.data.steps import SegmentEnd, Source, Step
 
 BLOCK_STEPS = 4096
+_OF_STEPS = (
+    'stamp_ns', 'observation', 'action', 'reward', 'terminated', 'success', 'source', 'chunk',
+    'index', 'episode',
+)  # fmt: skip
+_OF_ENDS = ('final_observation', 'truncated', 'episode_end', 'reason')
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,18 @@ class StepBlock:
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self.stamp_ns)
+
+    def part(self, steps: slice, ends: slice) -> StepBlock:
+        """Return some of the steps and of the segment ends; both slices have start and stop."""
+        plans = slice(*np.searchsorted(self.planned_row, (steps.start, steps.stop)).tolist())
+        rows = {name: getattr(self, name)[steps] for name in _OF_STEPS}
+        rows |= {name: getattr(self, name)[ends] for name in _OF_ENDS}
+        return StepBlock(
+            **rows,
+            planned_row=self.planned_row[plans] - steps.start,
+            planned=self.planned[plans],
+            end_after=self.end_after[ends] - steps.start,
+        )
 
     def events(self) -> Iterator[Step | SegmentEnd]:
         """Yield the steps and the segment ends in order."""

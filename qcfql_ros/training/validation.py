@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from qcfql_ros.algorithm.losses import all_losses
 from qcfql_ros.algorithm.normalizer import Normalizer
 from qcfql_ros.algorithm.update import Update
 from qcfql_ros.data.replay import Replay
-from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.errors import ParameterError
 from qcfql_ros.training.buffers import Buffers
 
@@ -23,8 +22,6 @@ MIN_SEGMENTS = 20
 NUM_BATCHES = 4
 CLEAR_RISE = 1.1  # times the lowest validation loss
 ROWS_IN_A_ROW = 3  # so that one odd row does not warn
-
-Event = Step | SegmentEnd
 
 
 class Split:
@@ -48,38 +45,52 @@ class Split:
         self.fraction = fraction
         self.held_out = 0  # segments
         self._seed = seed
+        self._drawn = (-1, 0)  # number of a block, and the place drawn in it
 
     def training(
-        self, events: Iterable[Event], hold_out: Callable[[Event], None]
-    ) -> Iterator[Event]:
-        """Yield the events to train on; give the others to `hold_out`."""
-        segments = _segments(events)
-        first = list(itertools.islice(segments, MIN_SEGMENTS))
-        holds_out = self.fraction > 0.0 and len(first) == MIN_SEGMENTS
-        for number, segment in enumerate(itertools.chain(first, segments)):
-            if holds_out and self.is_held_out(number):
-                self.held_out += 1
-                for event in segment:
-                    hold_out(event)
-            else:
-                yield from segment
+        self,
+        blocks: Iterable[StepBlock],
+        segments: int,
+        hold_out: Callable[[StepBlock], None],
+    ) -> Iterator[StepBlock]:
+        """Yield what is to be trained on; give the rest to `hold_out`.
+
+        Args:
+            blocks: all there is.
+            segments: how many are in them.
+            hold_out: takes what is held out, in order.
+        """
+        if self.fraction == 0.0 or segments < MIN_SEGMENTS:
+            yield from blocks
+            return
+        number = 0
+        for block in blocks:
+            cuts = []  # after which step and end it goes to the other side
+            held = self.is_held_out(number)
+            for end, after in enumerate(block.end_after.tolist(), 1):
+                number += 1
+                self.held_out += held
+                if self.is_held_out(number) != held:
+                    cuts.append((after, end, held))
+                    held = not held
+            cuts.append((len(block), len(block.end_after), held))
+            step = end = 0
+            for last_step, last_end, held in cuts:
+                part = block.part(slice(step, last_step), slice(end, last_end))
+                step, end = last_step, last_end
+                if held:
+                    hold_out(part)
+                else:
+                    yield part
 
     def is_held_out(self, number: int) -> bool:
         """Whether segment `number`, from 0, is the drawn one of its block."""
         block_size = round(1.0 / self.fraction)
         block, place = divmod(number, block_size)
-        return place == int(np.random.default_rng((self._seed, block)).integers(block_size))
-
-
-def _segments(events: Iterable[Event]) -> Iterator[list[Event]]:
-    segment: list[Event] = []
-    for event in events:
-        segment.append(event)
-        if isinstance(event, SegmentEnd):
-            yield segment
-            segment = []
-    if segment:
-        yield segment
+        if block != self._drawn[0]:
+            drawn = np.random.default_rng((self._seed, block)).integers(block_size)
+            self._drawn = (block, int(drawn))
+        return place == self._drawn[1]
 
 
 class Validation:
