@@ -14,11 +14,12 @@ from collections.abc import Iterator
 
 import pytest
 from recorded_ticks import CONTRACT, PERIOD, Ticks
+from rosbags.highlevel import AnyReader
 
 from qcfql_ros.data.bag_metadata import Topic, read_metadata
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.open_split import OpenSplit
-from qcfql_ros.data.reader import read_bag
+from qcfql_ros.data.reader import BagReader, read_bag
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_topic
 from qcfql_ros.data.spool import Item, Spool
@@ -241,6 +242,12 @@ def check_two_parts(session, tmp_path) -> None:
     assert len(files) == 2 and sum(f.messages for f in files) == len(topics)
     assert next(read_bag(session.folder / files[1].name))[0] == '/learner/session'
     assert not list(session.folder.glob('*.active'))
+    reader = BagReader(session.folder)
+    ours = list(reader)
+    assert not reader.damage
+    with AnyReader([session.folder]) as other:
+        theirs = [(link.topic, stamp, bytes(data)) for link, stamp, data in other.messages()]
+    assert [(message.topic, message.receive_ns, message.data) for message in ours] == theirs
 
 
 @pytest.mark.parametrize('size', [40_000, 51_234])

@@ -164,7 +164,8 @@ class _Sink:
     """A file that holds whole commits: one that the disk refuses half-way is cut off again."""
 
     def __init__(self, path: Path) -> None:
-        self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self.handle = os.open(path, flags, 0o644)
         self.size = 0
         self._waiting: list[bytes] = []
 

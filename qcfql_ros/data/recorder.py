@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qcfql_ros.data.bag_metadata import (
+    ACTIVE,
     CONTRACT,
     CONTRACT_HASH,
     NAMESPACE,
@@ -234,6 +235,12 @@ class BagRecorder:
     def bytes_written(self) -> int:
         """Size of the file being written, as of the last commit."""
         return self._file.size if self._file else 0
+
+    def split_path(self, number: int) -> Path | None:
+        """Return the file of this number, by the name it has now; None if it was deleted."""
+        path = self.folder / f'{self.folder.resolve().name}_{number}.mcap'
+        active = path.with_name(path.name + ACTIVE)
+        return active if active.exists() else path if path.exists() else None
 
     def _write(self, topic: str, receive_ns: int, publish_ns: int, data: bytes) -> None:
         if self._file is None:

@@ -205,19 +205,23 @@ class Recording:
 
         Nothing is deleted from now on, until `loaded` is told that the replay has it.
         """
-        with self._recorder.retaining:
-            self._recorder.first_needed = 0
-            folder = self._recorder.folder
-            paths = split_paths(folder, include_open=True) if any(folder.glob('*.mcap*')) else []
-        old = sum(split_number(path) < self._recorder.first_split for path in paths)
-        messages = sum(self._pushed[split_number(path)] for path in paths[old:])
+        recorder = self._recorder
+        with recorder.retaining:
+            recorder.first_needed = 0
+            folder = recorder.folder
+            closed = split_paths(folder) if any(folder.glob('*.mcap')) else []
+            old = sum(split_number(path) < recorder.first_split for path in closed)
+            # By number: while a folder is listed, a file may be renamed and so be missed.
+            here = {split: recorder.split_path(split) for split in sorted(self._pushed)}
+        messages = sum(self._pushed[split] for split, path in here.items() if path)
+        paths = [path for path in here.values() if path]
         parts: list[Iterator[Event]] = []
         if old:
-            damage, splits = Damage(), slice(0, old)
-            events = load_dataset(folder, self._contract, splits=splits, damage=damage)
+            damage = Damage()
+            events = load_dataset(folder, self._contract, splits=slice(0, old), damage=damage)
             parts.append(self._noting(events, damage))
         if messages:
-            parts.append(self._again(messages, paths[old:], self._cut))
+            parts.append(self._again(messages, paths, self._cut))
         return chain.from_iterable(parts)
 
     def _noting(self, events: Iterator[Event], damage: Damage) -> Iterator[Event]:
