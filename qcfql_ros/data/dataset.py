@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
@@ -13,8 +13,14 @@ from qcfql_ros.data.assembler import Assembler, Event
 from qcfql_ros.data.bag_folder import find_bags
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.damage import Damage
+from qcfql_ros.data.labels import Labels, load_labels
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_topic
+from qcfql_ros.data.teleoperation import (
+    recorded_by_others,
+    teleoperation_blocks,
+    teleoperation_reader,
+)
 from qcfql_ros.errors import BagError
 
 # progress(fraction done in [0, 1], seconds left)
@@ -37,6 +43,9 @@ def load_dataset(
 
     What can be refused is refused by this call, not by the first step.
 
+    Bags that others recorded make steps by the contract's `recordings`, and by the labels beside
+    them where there are some.
+
     Args:
         paths: recordings, or folders of recordings.
         contract: what the messages mean.
@@ -52,23 +61,34 @@ def load_dataset(
             a topic with another type than the contract's.
     """
     folders = find_bags(paths)
+    foreign = {folder: load_labels(folder) for folder in folders if recorded_by_others(folder)}
     if not any_contract:
         for folder in folders:
-            check_contract(folder, contract)
+            if folder not in foreign:
+                check_contract(folder, contract)
     bags = []
     for folder in folders:
+        if folder in foreign:
+            labels = foreign[folder]
+            bags.append(
+                teleoperation_reader(
+                    folder, contract, labels, include_open=include_open, splits=splits
+                )
+            )
+            continue
         namespace = bag_custom_data(folder).get(NAMESPACE, '')
         topics = contract.recorded_topics(namespace)
         topics[session_topic(namespace)] = SESSION_TYPE
         bag = BagReader(folder, topics, include_open=include_open, splits=splits)
         bag.channels()  # their types are checked
         bags.append(bag)
-    return _events(bags, contract, progress, counters, damage)
+    return _events(bags, contract, foreign, progress, counters, damage)
 
 
 def _events(
     bags: list[BagReader],
     contract: Contract,
+    foreign: Mapping[Path, Labels | None],
     progress: Progress | None,
     counters: Counter[str] | None,
     damage: Damage | None,
@@ -77,22 +97,34 @@ def _events(
     total = max(1, sum(sizes))
     done, started_s = 0, time.monotonic()
     next_s = started_s + _EVERY_S
+
+    def tell(bytes_read: int) -> None:
+        nonlocal next_s
+        now_s = time.monotonic()
+        if progress is not None and now_s >= next_s:
+            part = min(1.0, (done + bytes_read) / total)
+            next_s = now_s + _EVERY_S
+            progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
+
     for bag, size in zip(bags, sizes, strict=True):
-        assembler = Assembler(contract, bag_custom_data(bag.path).get(NAMESPACE, ''))
-        for position in bag.parts():
-            for topic, receive_ns, _, data in position.messages:
-                yield from assembler.push(topic, receive_ns, data)
-            now_s = time.monotonic()
-            if progress is not None and now_s >= next_s:
-                part = min(1.0, (done + position.bytes_read) / total)
-                next_s = now_s + _EVERY_S
-                progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
-        yield from assembler.finish()
+        counted: Counter[str] = Counter()
+        if bag.path in foreign:
+            labels = foreign[bag.path]
+            for block in teleoperation_blocks(bag, contract, labels, counted, tell):
+                yield from block.events()
+        else:
+            assembler = Assembler(contract, bag_custom_data(bag.path).get(NAMESPACE, ''))
+            counted = assembler.counters
+            for position in bag.parts():
+                for topic, receive_ns, _, data in position.messages:
+                    yield from assembler.push(topic, receive_ns, data)
+                tell(position.bytes_read)
+            yield from assembler.finish()
         done += size
         if damage is not None:
             damage.add(bag.damage)
         if counters is not None:
-            counters.update(assembler.counters)
+            counters.update(counted)
     if progress is not None:
         progress(1.0, 0.0)
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Ticks:
     command: np.ndarray
     episode: np.ndarray
     follows: np.ndarray
-    outside: int = 0
+    outside: int = field(default=0, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.stamp_ns)
@@ -91,7 +91,7 @@ def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -
     if rules.grid == 'commands':
         follows = same.copy()
         follows[1:] &= np.abs(np.diff(stamp) - period_ns) <= tolerance_ns
-        return Ticks(stamp, receive, command, member, follows, outside)
+        return Ticks(stamp, receive, command, member, follows, outside=outside)
     starts = np.flatnonzero(~same)
     parts: list[tuple[np.ndarray, ...]] = []
     for start, end in zip(starts, [*starts[1:], len(command)], strict=True):
@@ -104,9 +104,9 @@ def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -
         number = np.full(len(grid), member[start])
         parts.append((grid, receive[latest] + age, fresh, number, follows))
     if not parts:
-        return Ticks(stamp, receive, command, member, same, outside)
+        return Ticks(stamp, receive, command, member, same, outside=outside)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return replace(Ticks(*columns), outside=outside)
+    return Ticks(*columns, outside=outside)
 
 
 def command_values(
@@ -135,8 +135,8 @@ def command_values(
         there = places != NONE
         good = there.copy()
         good[there] = series.good[places[there]]
-        for number, field in enumerate(command.fields):
-            values[good, field.action] = series.values[places[good], number]
+        for number, one in enumerate(command.fields):
+            values[good, one.action] = series.values[places[good], number]
         codes[~there] = CODE['missing_command']
         codes[(codes == 0) & ~good] = CODE['bad_command']
     return values, codes
