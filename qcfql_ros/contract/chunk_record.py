@@ -8,6 +8,7 @@ and with which noise, so that the chunk can be computed again.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,8 @@ class ChunkRecord:
         seed: of the noise.
         digest: of the policy's tensors, 64 hex digits.
         policy_version: of the policy.
-        observation_stamps: stamp in ns of the message used of each stream.
+        observation_stamps: stamp in ns of the message used of each stream; 0 of one without a
+            header stamp, which was aligned by when it was received.
         noise_scale: on the noise.
         num_samples: candidates of a best-of-N policy; 0 as trained.
     """
@@ -47,6 +49,15 @@ class ChunkRecord:
     observation_stamps: dict[str, int] = field(default_factory=dict)
     noise_scale: float = 1.0
     num_samples: int = 0
+
+    def observed(self, stamps: Mapping[str, int]) -> bool:
+        """Whether an observation with these stamps is the one that was announced.
+
+        A receipt is not compared: policy and recorder receive a message at times of their own.
+        """
+        return self.observation_stamps.keys() == stamps.keys() and all(
+            stamp_ns in (0, stamps[name]) for name, stamp_ns in self.observation_stamps.items()
+        )
 
 
 def chunk_message(record: ChunkRecord, contract: Contract) -> Any:

@@ -22,14 +22,16 @@ class Sample:
     """One decoded sensor message.
 
     Attributes:
-        stamp_ns: header stamp, ROS time.
+        stamp_ns: header stamp, ROS time; where it has none, when it came.
         receive_ns: when it came, monotonic.
         values: (n,) float64; None for a message that could not be used.
+        stamped: has a header stamp.
     """
 
     stamp_ns: int
     receive_ns: int
     values: np.ndarray | None
+    stamped: bool = True
 
 
 class LatestMessages:
@@ -105,7 +107,8 @@ class LatestMessages:
         """Return the observation of (state_dim,) float32 at stamp `until_ns`, and its stamps.
 
         Of each stream the last message stamped at or before `until_ns`; `previous` is the row
-        executed before, where the contract wants it.
+        executed before, where the contract wants it. The stamp given for a message without one
+        is 0: whoever else receives it receives it at another time.
 
         Raises:
             MessageError: a stream has none, or that message could not be used.
@@ -121,5 +124,6 @@ class LatestMessages:
                 raise MessageError(
                     f'stream {name!r}: the message at {chosen.stamp_ns} ns cannot be used'
                 )
-            values[name], stamps[name] = chosen.values, chosen.stamp_ns
+            values[name] = chosen.values
+            stamps[name] = chosen.stamp_ns if chosen.stamped else 0
         return self._decoder.observation(values, previous), stamps

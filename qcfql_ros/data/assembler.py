@@ -45,8 +45,8 @@ from qcfql_ros.data.stream_buffer import Pick, StreamBuffer
 from qcfql_ros.errors import MessageError
 
 Event = Step | SegmentEnd
+MOST_CHUNKS = 256  # announced and not used yet
 _WAIT = 'wait'
-_CHUNKS = 256
 _SOURCES = frozenset(int(source) for source in Source)
 
 
@@ -128,7 +128,7 @@ class Assembler:
                 stamp_ns, values = decoded.stamp_ns, decoded.values
             except MessageError:
                 self.counters['bad_message'] += 1
-                stamp_ns = peek_stamp_ns(data)
+                stamp_ns = peek_stamp_ns(data) if stream.stamped else 0
                 if stamp_ns is None:
                     return
             stamp_ns = stamp_ns or receive_ns
@@ -153,7 +153,7 @@ class Assembler:
         elif topic == self._chunk_topic:
             chunk = decode_chunk(self._read(data, JOINT_TRAJECTORY), self.contract)
             self.last_chunk = store.chunks[chunk.stamp_ns] = chunk
-            if len(store.chunks) > _CHUNKS:
+            if len(store.chunks) > MOST_CHUNKS:
                 del store.chunks[next(iter(store.chunks))]
         elif topic == self._session_topic:
             self._restart(events, 'restart')
@@ -259,7 +259,7 @@ class Assembler:
                 return _WAIT
             if chunk is None or chunk.chunk != record.chunk:
                 self.counters['missing_chunk'] += 1
-            elif chunk.observation_stamps and chunk.observation_stamps != _stamps(picked, before):
+            elif chunk.observation_stamps and not chunk.observed(_stamps(picked, before)):
                 return 'observation_mismatch'
             else:
                 planned = chunk.actions

@@ -115,6 +115,9 @@ class ChunkObservations:
     def _observe(self, record: ChunkRecord) -> RecordedChunk:
         stamps, values = record.observation_stamps, {}
         for name in self._contract.streams:
+            if stamps.get(name) == 0:
+                missing = f'stream {name!r}: without stamps it is not known which one was used'
+                return RecordedChunk(record, None, missing)
             found = self._values[name].get(stamps[name]) if name in stamps else None
             if found is None:
                 stamp = stamps.get(name, 'none')

@@ -63,6 +63,8 @@ def set_up(
         raise ParameterError('parameter device is cuda, but torch finds no GPU; take cpu')
     torch.set_num_threads(parameters.threads)
     contract = load_contract(parameters.contract)
+    if parameters.pacing == 'lockstep':
+        contract.require_stamps()
     policy = ChunkPolicy.load(parameters.model, device)
     check_fit(policy, contract, parameters.model)
     check_tuning(parameters, contract, policy)

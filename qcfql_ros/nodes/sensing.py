@@ -115,7 +115,8 @@ class Sensing:
                 self._driver.on_sensor(stream, stamp_ns, values)
             return
         now_ns = self._node.get_clock().now().nanoseconds
-        if stamp_ns == 0:
+        stamped = stamp_ns != 0
+        if not stamped:
             stamp_ns = now_ns
         if abs(stamp_ns - now_ns) > self._tolerance_ns:
             topic = self._contract.streams[stream].topic
@@ -124,7 +125,7 @@ class Sensing:
                 f'received, wanted within {self._contract.stamp_tolerance_s:g} s'
             )
             return
-        sample = Sample(stamp_ns, receive_ns, values)
+        sample = Sample(stamp_ns, receive_ns, values, stamped)
         self.latest.put(stream, sample)
         if self._driver is not None:
             self._driver.on_sensor(stream, sample)
