@@ -28,6 +28,10 @@ def _profile(depth: int, reliable: bool = True, latched: bool = False) -> QoSPro
 RECORD_QOS = _profile(1000)
 # Only the newest number matters, also to who comes late.
 CREDITS_QOS = _profile(1, latched=True)
+# Between a player and its learners: what is played, its pieces, what was taken.
+PLAYBACK_QOS = _profile(1, latched=True)
+PIECE_QOS = _profile(1000)
+ANSWER_QOS = _profile(100)
 
 
 def sensor_qos(pacing: str) -> QoSProfile:

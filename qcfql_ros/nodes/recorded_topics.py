@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +107,21 @@ class RecordedTopics:
     def matched(self) -> dict[str, int]:
         """Return by topic how many publishers our subscription is connected to."""
         return {t: state.subscription.get_publisher_count() for t, state in self._topics.items()}
+
+    def unsettled(self, topics: Iterable[str]) -> str:
+        """Return why a topic is not yet heard from one publisher, as it offers it; '' if all are.
+
+        Looks at the publishers anew.
+        """
+        self.adapt()
+        for topic in topics:
+            state = self._topics[topic]
+            count = state.subscription.get_publisher_count()
+            if count != 1 or len(state.offers) != 1:
+                return f'{topic} has {max(count, len(state.offers))} publishers, wanted one'
+            if state.leaving:
+                return f'{topic} is being subscribed to as it is offered'
+        return ''
 
     def silent(self) -> set[str]:
         """Return the topics of which nothing was heard yet."""
