@@ -23,6 +23,7 @@ VERBS = {
     'evaluate': 'measure how often a policy succeeds, through the ROS loop',
     'record-demos': 'drive the robot with the scripted expert and record a bag',
     'play': 'publish a recording into its topics, for a learner or for others',
+    'label': 'say when the episodes of a bag begin and end, and how',
     'replay-chunk': 'compute recorded chunks again, and compare',
     'verify-reference': "compare our update with the authors' code, number by number",
 }

@@ -21,7 +21,7 @@ import yaml
 
 from qcfql_ros.contract.recordings import OUTCOMES
 from qcfql_ros.contract.section import Section, read_yaml
-from qcfql_ros.errors import BagError, ContractError
+from qcfql_ros.errors import BagError, ContractError, nearest
 
 DISCARD = 'discard'
 LABELS = (*OUTCOMES, DISCARD)
@@ -63,6 +63,7 @@ class Labels:
             if episode.outcome not in LABELS:
                 raise BagError(
                     f'{where}: outcome is {episode.outcome!r}, want one of {", ".join(LABELS)}'
+                    f'{nearest(episode.outcome, LABELS)}'
                 )
             if not -_LONGEST_S < episode.begin_s < episode.end_s < _LONGEST_S:
                 raise BagError(f'{where}: want a begin before its end')
