@@ -132,6 +132,8 @@ def changed(draw, document):
 def _change(draw, node):
     if isinstance(node, np.ndarray):
         node = node.tolist()
+    if isinstance(node, tuple) and not hasattr(node, '_fields'):
+        node = list(node)
     if isinstance(node, float) and draw(st.integers(0, 3)):
         return draw(numbers)
     if not isinstance(node, dict | list | tuple) or not node or draw(st.integers(0, 15)) == 0:

@@ -32,6 +32,8 @@ from fuzz_inputs import (
 )
 from hypothesis import strategies as st
 from mcap.writer import CompressionType, Writer
+from rclpy.serialization import serialize_message
+from std_msgs.msg import MultiArrayDimension, MultiArrayLayout
 
 from qcfql_ros.algorithm.policy import ChunkPolicy
 from qcfql_ros.algorithm.policy_info import BestOfN, PolicyInfo
@@ -39,6 +41,8 @@ from qcfql_ros.contract import find_contract, load_contract, topics
 from qcfql_ros.contract.chunk_record import decode_chunk
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.decode_commands import decode_commands
+from qcfql_ros.contract.load_features import SENSOR_FIELDS
+from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.contract.named_vector import decode_outcome, decode_step
 from qcfql_ros.contract.urdf import Urdf
 from qcfql_ros.control.counters import Counters
@@ -92,11 +96,21 @@ OUTCOME = ['reward', 'terminated', 'truncated', 'success', 'episode', 'tick', 'e
 META = ['episode', 'chunk', 'index', 'source', 'policy_version', 'clipped', 'lead_ns', 'lockstep']
 STEP = ['action.vx', 'action.vy', *(f'meta.{name}' for name in META)]
 
+PIXELS = b'\x01\x02\x03\x04'
+LAYOUT = MultiArrayLayout(dim=[MultiArrayDimension(label='force', size=3, stride=3)])
+
+
+def plain(kind: str, **fields: Any) -> bytes:
+    """A message of any type in CDR."""
+    return serialize_message(message_class(kind)(**fields))
+
+
 # Valid messages by type, in CDR.
 CORPUS: dict[str, list[bytes]] = {
     topics.JOINT_STATE: [
         joints(JOINTS, range(6), range(6)),
         joints(['x', 'y'], [0.1, 0.2], [0.3, 0.4]),
+        joints(['y', 'x'], [0.1, 0.2], [0.3, 0.4], [0.5, 0.6]),
         joints(['gripper'], [0.5], [0.0], [0.1]),
         joints(OUTCOME, [-1.0, 0, 0, 0, 3, 17, 0]),
         joints(STEP, [0.1, 0.2, 0, 1, 2, 0, 4, 0, 0, 1]),
@@ -110,7 +124,26 @@ CORPUS: dict[str, list[bytes]] = {
         trajectory(JOINTS, [range(6)]),
         trajectory([], []),
     ],
-    'std_msgs/msg/Float64MultiArray': [float64_array([0.1, 0.2]), float64_array([])],
+    topics.FLOAT64_MULTI_ARRAY: [
+        float64_array([0.1, 0.2]),
+        float64_array([]),
+        plain(topics.FLOAT64_MULTI_ARRAY, layout=LAYOUT, data=[0.1, 0.2, 0.3]),
+    ],
+    topics.FLOAT32_MULTI_ARRAY: [
+        plain(topics.FLOAT32_MULTI_ARRAY, layout=LAYOUT, data=[0.1, 0.2, 0.3]),
+        plain(topics.FLOAT32_MULTI_ARRAY),
+    ],
+    topics.FLOAT32: [plain(topics.FLOAT32, data=0.5)],
+    topics.FLOAT64: [plain(topics.FLOAT64, data=0.5)],
+    topics.INT32: [plain(topics.INT32, data=-3)],
+    topics.BOOL: [plain(topics.BOOL, data=value) for value in (False, True)],
+    topics.STRING: [plain(topics.STRING, data=text) for text in ('start 3', '', 'h\u00f6he')],
+    topics.POSE: [plain(topics.POSE)],
+    topics.TWIST: [plain(topics.TWIST)],
+    topics.WRENCH: [plain(topics.WRENCH)],
+    topics.IMU: [plain(topics.IMU)],
+    topics.IMAGE: [plain(topics.IMAGE, height=2, width=2, encoding='mono8', step=2, data=PIXELS)],
+    topics.COMPRESSED_IMAGE: [plain(topics.COMPRESSED_IMAGE, format='png', data=PIXELS)],
 }
 ALL_MESSAGES = [data for messages in CORPUS.values() for data in messages]
 
@@ -190,6 +223,41 @@ def decoding_cdr(contract, stream: str) -> Callable[[bytes], Any]:
     return lambda data: finite(decoder.decode_cdr(stream, data, reader))
 
 
+def sensor_contract():
+    """Return a contract with a stream of each sensor type, named after it."""
+    document = yaml.safe_load(find_contract('point_reach').read_text())
+    for kind, fields in SENSOR_FIELDS.items():
+        name = kind.rpartition('/')[2]
+        document['streams'][name] = {'topic': name.lower(), 'type': kind}
+        for field in fields:
+            entry: dict[str, Any] = {'stream': name, 'field': field}
+            if kind in topics.ARRAY_TYPES:
+                entry |= {'size': 3, 'index': [2, 0]}
+            elif kind == topics.JOINT_STATE:
+                entry |= {'names': ['x', 'y']}
+            elif field == 'orientation':
+                entry |= {'as': 'cos_sin_yaw'}
+            document['features']['observation.state'].append(entry)
+    path = FOLDER / 'sensors.yaml'
+    path.write_text(yaml.safe_dump(document))
+    return load_contract(path)
+
+
+SENSORS = sensor_contract()
+
+
+def sensing(stream: str, as_object: bool) -> Callable[[Any], Any]:
+    """Decode one stream of `SENSORS`; what comes out is finite and has the contract's size."""
+    size = sum(entry.size for entry in SENSORS.state if entry.stream == stream)
+    decode = decoding(SENSORS, stream) if as_object else decoding_cdr(SENSORS, stream)
+
+    def call(message: Any) -> Any:
+        values = finite(decode(message).values)
+        assert values.shape == (size,), f'shape {values.shape}, wanted {size}'
+
+    return call
+
+
 def commands(contract) -> Callable[[Any], Any]:
     """Decode one object as the message of every command topic."""
     topic_names = [command.topic for command in contract.action.commands]
@@ -227,6 +295,15 @@ MESSAGES = [
             f'CdrReader {kind.rpartition("/")[2]}', partial(READER, type_name=kind), of_type(kind)
         )
         for kind in CORPUS
+    ),
+    *(
+        Target(f'{what} of {stream.type}', sensing(stream.name, as_object), inputs, 0.5)
+        for stream in SENSORS.streams.values()
+        if stream.name not in POINT.streams
+        for what, as_object, inputs in (
+            ('object', True, objects(stream.type)),
+            ('bytes', False, of_type(stream.type)),
+        )
     ),
     Target(
         'CdrReader other type', partial(READER, type_name='a/b/C'), of_type(topics.POSE_STAMPED)
