@@ -5,7 +5,9 @@ from pathlib import Path
 
 from recorded_ticks import CONTRACT, JOINTS, POSE, TRAJECTORY, Ticks
 
+from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.recorder import BagRecorder
+from qcfql_ros.data.steps import Step
 
 TOPICS = {
     '/joint_states': JOINTS,
@@ -32,6 +34,16 @@ def record_bag(folder: Path) -> Path:
         recorder.write(topic, stamp_ns, stamp_ns, data)
     recorder.close()
     return folder
+
+
+def tear(bag: Path) -> None:
+    """Cut off the end of `record_bag`'s file, with some of its steps but not with all."""
+    split = bag / 'bag_0.mcap'
+    data = split.read_bytes()
+    for size in range(len(data), 0, -500):
+        split.write_bytes(data[:size])
+        if sum(isinstance(event, Step) for event in load_dataset(bag, CONTRACT)) < 290:
+            break
 
 
 def words(bag: Path, out: Path, updates: int, *more: object) -> list[str]:

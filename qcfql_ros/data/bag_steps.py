@@ -185,7 +185,7 @@ def load_bags(bags: Sequence[BagSteps], progress: Progress | None = None) -> Non
 
         bag.load(tell)
         done += 0 if bag.from_cache else bag.bytes
-    empty = [str(bag) for bag in bags if not bag.steps]
+    empty = [f'{bag}; {bag.damage}' if bag.damage else str(bag) for bag in bags if not bag.steps]
     if empty:
         raise BagError(f'no step to learn from in {"; ".join(empty)}')
 
