@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,7 @@ from std_msgs.msg import Bool, Float32, Float32MultiArray, Float64, Float64Multi
 
 from qcfql_ros.contract import find_contract, load_contract, topics
 from qcfql_ros.contract.decode import Decoder, stamp_of
+from qcfql_ros.contract.load_features import SENSOR_FIELDS
 from qcfql_ros.control.latest import LatestMessages, Sample
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.cdr import CdrReader
@@ -345,3 +348,34 @@ def test_images_are_recorded_as_they_came_and_read_as_views_of_the_bytes(with_se
     with pytest.raises(ContractError, match='images is not supported'):
         contract.require_no_images_for_training()
     assert json.dumps(contract.recorded_topics('')).count('Image') == 2
+
+
+PAGE = (Path(__file__).resolve().parent.parent / 'docs' / 'contract.md').read_text()
+
+
+def test_the_page_names_every_sensor_type_and_its_fields():
+    table = PAGE[PAGE.index('| sensor type |') :].partition('\n\n')[0].splitlines()
+    for kind, fields in SENSOR_FIELDS.items():
+        package, _, name = kind.rpartition('/')
+        named = re.compile(rf'`({package}|\.\.\.)/{name}`')
+        (line,) = (x for x in table if f'`{package}/' in x and named.search(x))
+        assert all(f'`{field}`' in line for field in fields), line
+        assert ('header' in line) or kind in topics.UNSTAMPED
+
+
+def test_the_array_entries_of_the_page_are_a_contract(tmp_path):
+    (text,) = re.findall(r'^```yaml\n(- \{stream: gripper.*?)^```$', PAGE, re.M | re.S)
+    document = yaml.safe_load(find_contract('point_reach').read_text())
+    kinds = {'gripper': topics.FLOAT64, 'tactile': topics.FLOAT32_MULTI_ARRAY, 'fingers': ARRAY}
+    document['streams'] |= {name: {'topic': name, 'type': kinds[name]} for name in kinds}
+    document['features']['observation.state'] += yaml.safe_load(text)
+    path = tmp_path / 'page.yaml'
+    path.write_text(yaml.safe_dump(document))
+    assert load_contract(path).state_names[6:] == (
+        'gripper.data',
+        'tactile.data.0',
+        'tactile.data.5',
+        'tactile.data.10',
+        'fingers.data.left',
+        'fingers.data.right',
+    )
