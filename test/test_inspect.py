@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,8 @@ from qcfql_ros.cli.inspect_plot import segment_times
 from qcfql_ros.cli.main import main
 from qcfql_ros.contract import load_contract
 from qcfql_ros.data.inspection import inspect_bag
+from qcfql_ros.data.labels import Label, Labels, write_labels
+from qcfql_ros.data.reader import read_bag
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_mark, session_topic
 
@@ -104,7 +109,7 @@ def test_the_windows_are_those_of_the_chunk(capsys, tmp_path):
     report = inspect(capsys, tmp_path, bag, '--action_chunk_size', '6')[2]
     assert report['windows'] == 10 + 5, 'one episode is terminated, the other truncated'
     status, said, _ = inspect(capsys, tmp_path, bag, '--action_chunk_size', '11')
-    assert status == 0 and '10 steps in 1 segments are too short' in said
+    assert status == 0 and 'too short for a window: segments 1, steps in them 10' in said
     truncated = save(tmp_path / 'other', wall(8).log)
     status, said, _ = inspect(capsys, tmp_path, truncated, '--action_chunk_size', '9')
     assert status == 1
@@ -244,7 +249,7 @@ def test_rewards_that_tell_nothing_and_missing_success_are_warnings(capsys, tmp_
 
 
 def test_several_recordings_get_a_line_each_and_one_unfit_decides(capsys, tmp_path):
-    save(tmp_path / 'all' / 'good', lockstep().log)
+    save(tmp_path / 'all' / 'a_good', lockstep().log)
     log = [message for message in lockstep().log if message[0] != '/outcome']
     save(tmp_path / 'all' / 'bad', log)
     (tmp_path / 'all' / 'torn').mkdir()
@@ -254,9 +259,9 @@ def test_several_recordings_get_a_line_each_and_one_unfit_decides(capsys, tmp_pa
     assert report['bags'] == 3 and report['steps'] == 60
     rows = said[said.index('recording ') :].splitlines()[1:]
     verdicts = {Path(row.split()[0]).name: row.split()[-1] for row in rows}
-    assert verdicts == {'good': 'fit', 'bad': 'unfit', 'torn': 'unfit'}
+    assert verdicts == {'a_good': 'fit', 'bad': 'unfit', 'torn': 'unfit'}
     assert 'which a recorder is writing' in said
-    assert inspect(capsys, tmp_path, tmp_path / 'all' / 'good', '--short')[0] == 0
+    assert inspect(capsys, tmp_path, tmp_path / 'all' / 'a_good', '--short')[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -326,6 +331,48 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_read(
     assert main([*arguments, '--picture', str(tmp_path / 'a.png')]) == 2
     assert "pip install 'qcfql_ros[demo]'" in capsys.readouterr().err
     assert main(arguments) == 0
+
+
+TELEOPERATION = Path(__file__).parent / 'data' / 'teleoperation.yaml'
+
+
+@pytest.mark.parametrize(
+    'name', ['mcap_default', 'mcap_zstd_split', 'sqlite3', 'sqlite3_zstd_message']
+)
+def test_a_recording_of_others_is_held_against_the_section_recordings(capsys, tmp_path, name):
+    status, said, report = inspect(capsys, tmp_path, BAGS / name, contract=str(TELEOPERATION))
+    assert status == 0
+    outcomes = {k.rpartition('.')[2]: v for k, v in report.items() if '.outcome.' in k}
+    assert outcomes == {'success': 4, 'failure': 1, 'timeout': 1, 'abort': 1}
+    # Of joint states: fourteen ticks without, one NaN, one without a joint.
+    assert report['bag0.topic./joint_states.bad_messages'] == 2
+    assert report['bag0.topic./joint_states.rate_hz'] == pytest.approx(100.0, rel=0.02)
+    assert report['bag0.topic./joint_states.stale_share'] == pytest.approx(14 / 640, abs=0.01)
+    assert report['bag0.topic./arm/joint_trajectory.rate_hz'] == pytest.approx(20.0, rel=0.02)
+    assert 'Hz, the contract needs' not in said, 'pauses between episodes are no slow topic'
+    assert report['steps'] > 600
+    assert "'gripper_finger_joint'\n            is there 0 times" in said
+
+
+def test_without_the_section_recordings_it_says_so(capsys, tmp_path):
+    status, said, _ = inspect(capsys, tmp_path, BAGS / 'sqlite3', '--short')
+    assert status == 1
+    assert 'has no section `recordings`' in ' '.join(said.split())
+
+
+def test_an_event_topic_is_wanted_unless_there_are_labels(capsys, tmp_path):
+    bag = tmp_path / 'bag'
+    shutil.copytree(BAGS / 'sqlite3', bag)
+    with closing(sqlite3.connect(bag / 'sqlite3_0.db3')) as connection, connection:
+        connection.execute("UPDATE topics SET name = '/other' WHERE name = '/episode'")
+    status, said, _ = inspect(capsys, tmp_path, bag, contract=str(TELEOPERATION))
+    assert status == 1
+    assert 'unfit: /episode (std_msgs/msg/String) is missing' in said
+    start_ns = min(message[1] for message in read_bag(bag))
+    write_labels(bag, Labels(start_ns, (Label(0.0, 10.0, 'success'),)))
+    status, said, report = inspect(capsys, tmp_path, bag, contract=str(TELEOPERATION))
+    assert status == 0 and report['bag0.outcome.success'] == 1
+    assert 'labels      1 episodes of' in said
 
 
 def test_segments_of_a_robot_started_twice_lie_where_they_were_received(tmp_path):

@@ -164,6 +164,8 @@ def _draw_numbers(
             axis.plot(limits[number.name], [row, row], '|', color='#d1495b', markersize=11)
     axis.set_yticks(range(len(numbers)), [_label(number.name) for number in numbers])
     axis.set_ylim(rows - 0.5, -0.5)
+    axis.margins(x=0.05)
+    axis.use_sticky_edges = False
     axis.grid(axis='x', alpha=0.25)
 
 

@@ -11,11 +11,14 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.inspection import BagReport
 from qcfql_ros.data.inspection_steps import NumberReport, StepReport
 from qcfql_ros.data.inspection_verdict import dropped
+from qcfql_ros.data.labels import labels_path
 
 WIDTH = 100
 _LABEL = 12
 _NAME = 48
+_TOPIC = 28
 _BAD_SHOWN = 5
+_TOTALS = ('messages', 'steps', 'episodes', 'segments', 'bad_message')  # said elsewhere
 
 
 def full_text(report: BagReport, contract: Contract | None, window_steps: int) -> str:
@@ -101,7 +104,7 @@ def _topics(report: BagReport) -> Iterator[str]:
     rows = [head]
     for topic in report.topics:
         row = [
-            topic.topic,
+            _short(topic.topic, _TOPIC) if judged else topic.topic,
             str(topic.messages) if topic.type else 'missing',
             _number(topic.rate_hz, '{:.1f}'),
             _number(topic.p50_s, '{:.1f}', 1e3),
@@ -143,12 +146,22 @@ def _steps(
     yield from _labelled('episodes', text)
     yield from _labelled(
         'steps',
-        f'{steps.steps} ({steps.steps / contract.rate_hz / 60:.1f} min at '
+        f'{steps.steps} ({_duration(steps.steps / contract.rate_hz)} at '
         f'{contract.rate_hz:g} Hz){_counts(steps.sources)}; {steps.terminated} terminated',
     )
+    if report.labels is not None:
+        path = labels_path(report.path)
+        yield from _labelled('labels', f'{len(report.labels.episodes)} episodes of {path}')
     lost = dropped(report)
     if lost:
         yield from _labelled('dropped', f'{sum(lost.values())} steps{_counts(lost)}')
+    other = {
+        name.replace('_', ' '): count
+        for name, count in report.counters.items()
+        if count and name not in _TOTALS and not name.startswith('dropped_')
+    }
+    if other:
+        yield from _labelled('counted', _counts(other)[2:])
     lengths = sorted(segment.steps for segment in steps.segments)
     if lengths:
         yield from _labelled(
@@ -157,7 +170,7 @@ def _steps(
             f'{lengths[len(lengths) // 2]}; ended by{_counts(steps.ends)[1:]}',
         )
     segments, short = steps.short
-    rest = f'; {short} steps in {segments} segments are too short' if segments else ''
+    rest = f'; too short: {short} steps in {segments} segments' if segments else ''
     yield from _labelled('windows', f'{steps.windows} of {window_steps} steps{rest}')
     yield from _labelled(
         'reward',
@@ -187,12 +200,16 @@ def _numbers(title: str, numbers: Sequence[NumberReport], limited: bool) -> Iter
     yield from _table(rows, left={0})
 
 
+def _duration(seconds: float) -> str:
+    return f'{seconds:.1f} s' if seconds < 120 else f'{seconds / 60:.1f} min'
+
+
 def _decimal(value: float) -> str:
     return f'{value:.3f}' if value == 0.0 or 1e-3 <= abs(value) < 1e3 else f'{value:.1e}'
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f'…{name[1 - _NAME :]}'
+def _short(name: str, longest: int = _NAME) -> str:
+    return name if len(name) <= longest else f'…{name[1 - longest :]}'
 
 
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:

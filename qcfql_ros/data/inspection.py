@@ -15,24 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.contract.topics import STEP_TOPIC, absolute
 from qcfql_ros.data.bag_file import Channel
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.bag_types import check_channels
 from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.dataset import check_contract, load_dataset
 from qcfql_ros.data.inspection_steps import StepReport, StepStatistics
-from qcfql_ros.data.inspection_topics import (
-    MessageChecks,
-    TopicLog,
-    TopicReport,
-    WantedTopic,
-    wanted_topics,
-)
+from qcfql_ros.data.inspection_topics import TopicLog, TopicReport
 from qcfql_ros.data.inspection_verdict import unfit_reasons, warnings
+from qcfql_ros.data.inspection_wanted import MessageChecks, WantedTopic, wanted_topics
+from qcfql_ros.data.labels import Labels, load_labels
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.session_mark import session_topic
 from qcfql_ros.data.step_block import blocks_of_events
+from qcfql_ros.data.teleoperation import recorded_by_others
 from qcfql_ros.errors import BagError
 
 # progress(fraction done in [0, 1])
@@ -55,6 +51,7 @@ class BagReport:
         topics: those of the contract, in its order; all without a contract.
         unused: other topics and their types.
         damage: what was left out.
+        labels: beside it, which say how its episodes end.
         steps: None where there are none to be made.
         counters: of the assembler: what was dropped, and why.
         unfit: why it cannot be learned from; empty if it can.
@@ -73,6 +70,7 @@ class BagReport:
     topics: tuple[TopicReport, ...]
     unused: Mapping[str, str]
     damage: Damage
+    labels: Labels | None = None
     steps: StepReport | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
     unfit: tuple[str, ...] = ()
@@ -145,9 +143,10 @@ def inspect_bag(
     Raises:
         BagError: it is missing or cannot be read at all.
     """
-    custom = bag_custom_data(path)
-    namespace = custom.get(NAMESPACE, '')
-    wanted = wanted_topics(contract, namespace)
+    namespace = bag_custom_data(path).get(NAMESPACE, '')
+    by_others = recorded_by_others(path)
+    labels = load_labels(path) if by_others else None
+    wanted = wanted_topics(contract, namespace, by_others=by_others, labelled=labels is not None)
     channels = BagReader(path).channels()
     wrong = _wrong_types(path, channels, wanted)
     checks = MessageChecks(contract)
@@ -158,17 +157,19 @@ def inspect_bag(
     }
     reader = BagReader(path, list(logs))
     _read(reader, logs, progress, _READING)
-    clock = logs.get(absolute(STEP_TOPIC, namespace))
+    clock = next((log for name, log in logs.items() if wanted[name].clock), None)
     ticks_ns = np.zeros(0, np.int64) if clock is None else clock.receive_ns
     lockstep = checks.lockstep > len(ticks_ns) / 2
     report = _report(reader, logs, wanted, lockstep, ticks_ns, contract.stamp_tolerance_s)
     refused = list(wrong.values())
     steps, counters = None, Counter[str]()
-    try:
-        check_contract(path, contract)
-    except BagError as error:
-        refused.append(str(error))
-    if not wrong:
+    if not by_others:
+        try:
+            check_contract(path, contract)
+        except BagError as error:
+            refused.append(str(error))
+    there = all(name in logs for name, topic in wanted.items() if topic.required)
+    if not wrong and (there or not by_others or contract.recordings is None):
         statistics = StepStatistics(contract, window_steps, terminal_windows)
         try:
             _read_steps(path, contract, statistics, counters, progress)
@@ -177,7 +178,7 @@ def inspect_bag(
             refused.append(str(error))
     ours = {*wanted, session_topic(namespace)}
     unused = {name: one.type_name for name, one in channels.items() if name not in ours}
-    report = replace(report, unused=unused, steps=steps, counters=dict(counters))
+    report = replace(report, unused=unused, labels=labels, steps=steps, counters=dict(counters))
     return replace(
         report,
         unfit=(*refused, *unfit_reasons(report, window_steps)),

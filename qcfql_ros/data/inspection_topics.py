@@ -14,104 +14,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcfql_ros.contract.chunk_record import decode_chunk
-from qcfql_ros.contract.decode import Decoder
-from qcfql_ros.contract.named_vector import decode_outcome, decode_step
-from qcfql_ros.contract.schema import Contract, Stream
-from qcfql_ros.contract.topics import (
-    CHUNK_TOPIC,
-    JOINT_STATE,
-    JOINT_TRAJECTORY,
-    STEP_TOPIC,
-    absolute,
-)
 from qcfql_ros.data.bag_file import Channel
 from qcfql_ros.data.bag_metadata import type_definition
-from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
+from qcfql_ros.data.cdr import peek_stamp_ns
+from qcfql_ros.data.inspection_wanted import WantedTopic
 from qcfql_ros.errors import BagError, MessageError
 
 _NUMBER = re.compile(r'[-+]?\b\d+(\.\d+)?(e[-+]?\d+)?\b')
 _KINDS_OF_BAD = 20
 _OTHER = 'other reasons'
-
-
-@dataclass(frozen=True)
-class WantedTopic:
-    """A topic that steps are made of, or that is recorded with them.
-
-    Attributes:
-        topic: absolute name.
-        type: ``package/msg/Name``.
-        role: ``sensor``, ``command``, ``outcome``, ``step``, ``chunk``, ``image``, ``event``.
-        gap_s: a longer time without a message is a gap.
-        rate_hz: at least so many messages a second; None where any number will do.
-        required: without it there is no step.
-        stream: of a sensor.
-    """
-
-    topic: str
-    type: str
-    role: str
-    gap_s: float
-    rate_hz: float | None = None
-    required: bool = True
-    stream: Stream | None = None
-
-
-def wanted_topics(contract: Contract, namespace: str = '') -> dict[str, WantedTopic]:
-    """Return by absolute name what a recording of ours has, in the order of the contract."""
-    rate, late = contract.rate_hz, contract.lateness_s
-
-    def topic(name: str, kind: str, role: str, gap_s: float = late, **more) -> WantedTopic:  # type: ignore[no-untyped-def]
-        return WantedTopic(absolute(name, namespace), kind, role, gap_s, **more)
-
-    wanted = [
-        topic(s.topic, s.type, 'sensor', s.max_age_s, rate_hz=rate, stream=s)
-        for s in contract.streams.values()
-    ]
-    wanted += [topic(i.topic, i.type, 'image', required=False) for i in contract.images.values()]
-    for command in contract.action.commands:
-        least = None if command.whole_chunk else rate
-        wanted.append(topic(command.topic, command.type, 'command', rate_hz=least, required=False))
-    wanted += [
-        topic(contract.outcome.topic, JOINT_STATE, 'outcome', rate_hz=rate),
-        topic(STEP_TOPIC, JOINT_STATE, 'step', rate_hz=rate),
-        topic(CHUNK_TOPIC, JOINT_TRAJECTORY, 'chunk', required=False),
-    ]
-    return {one.topic: one for one in wanted}
-
-
-class MessageChecks:
-    """Decodes messages as training will, to find those that it cannot use.
-
-    Args:
-        contract: what they mean.
-
-    Attributes:
-        lockstep: steps that say they were paced by the robot's messages.
-    """
-
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-        self._read = CdrReader()
-        self._decoder = Decoder(contract)
-        self.lockstep = 0
-
-    def of(self, wanted: WantedTopic) -> Callable[[bytes], object] | None:
-        """Return what raises MessageError for a message that cannot be used; None for any."""
-        stream = wanted.stream
-        if stream is not None:
-            return lambda data: self._decoder.decode_cdr(stream.name, data, self._read)
-        checks: dict[str, Callable[[bytes], object]] = {
-            'outcome': lambda data: decode_outcome(self._read(data, JOINT_STATE)),
-            'step': self._step,
-            'chunk': lambda data: decode_chunk(self._read(data, JOINT_TRAJECTORY), self._contract),
-            'command': lambda data: self._read(data, wanted.type),
-        }
-        return checks.get(wanted.role)
-
-    def _step(self, data: bytes) -> None:
-        self.lockstep += decode_step(self._read(data, JOINT_STATE), self._contract).lockstep
+_PAUSE = 5  # times the usual time between two messages
 
 
 @dataclass(frozen=True)
@@ -132,7 +44,7 @@ class TopicReport:
         type: as the bag has it; empty where the bag does not have the topic.
         wanted: what the contract asks of it; None without a contract.
         messages: how many there are.
-        rate_hz: messages a second outside of gaps; None with fewer than two messages.
+        rate_hz: messages a second outside of gaps and pauses; None with fewer than two messages.
         p50_s, p99_s: of the times between two messages, gaps included.
         longest_s: time without a message.
         gaps: how many were longer than ``wanted.gap_s``.
@@ -260,7 +172,7 @@ class TopicLog:
         spans = steps[steps > 0] if by_stamp else np.diff(receive)
         if len(spans):
             limit_ns = np.inf if wanted is None else wanted.gap_s * 1e9
-            usual = spans[spans <= limit_ns]
+            usual = spans[spans <= min(limit_ns, self._pause_ns(spans))]
             usual = usual if len(usual) else spans
             p50, p99 = np.quantile(spans, (0.5, 0.99)) / 1e9
             numbers |= {
@@ -286,6 +198,11 @@ class TopicLog:
                 'beyond_tolerance': int((np.abs(offsets) > tolerance_s).sum()) if sensor else 0,
             }
         return TopicReport(**{**vars(found), **numbers})  # type: ignore[arg-type]
+
+    def _pause_ns(self, spans: np.ndarray) -> float:
+        """Return how long nothing is sent between two episodes, at least."""
+        needs_hz = None if self.wanted is None else self.wanted.rate_hz
+        return _PAUSE * max(float(np.median(spans)), 1e9 / needs_hz if needs_hz else 0.0)
 
 
 def stale_share(ticks_ns: np.ndarray, receive_ns: np.ndarray, max_age_ns: int) -> float:

@@ -129,7 +129,7 @@ def _of_steps(report: BagReport, steps: StepReport) -> Iterator[str]:
         yield f'the reward is {steps.reward_low:g} at every step: nothing tells good from bad'
     segments, short = steps.short
     if segments:
-        yield f'{short} steps in {segments} segments are too short for a window'
+        yield f'too short for a window: segments {segments}, steps in them {short}'
 
 
 def _of_numbers(steps: StepReport) -> Iterator[str]:
