@@ -193,13 +193,10 @@ def read_metadata(folder: Path) -> BagMetadata | None:
         totals: dict[str, int] = {}
         for row in info['topics_with_message_count']:
             entry = row['topic_metadata']
-            offered = entry.get('offered_qos_profiles') or [{}]
-            first = offered[0] if isinstance(offered, list) else {}
-            topics[entry['name']] = Topic(
+            topics[entry['name']] = topic_of(
                 entry['name'],
                 entry['type'],
-                str(first.get('reliability', 'reliable')),
-                str(first.get('durability', 'volatile')),
+                entry.get('offered_qos_profiles'),
                 str(entry.get('type_description_hash') or ''),
             )
             totals[entry['name']] = int(row['message_count'])
@@ -215,6 +212,21 @@ def read_metadata(folder: Path) -> BagMetadata | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BagError(f'{path} is not what rosbag2 writes: {error!r}') from error
     return BagMetadata(topics, files, custom, totals, storage)
+
+
+def topic_of(name: str, type_name: str, offered: Any, type_hash: str) -> Topic:
+    """Return a topic of a bag that was read.
+
+    Args:
+        name: absolute.
+        type_name: package/msg/Name.
+        offered: profiles as Jazzy writes them; others are forgotten.
+        type_hash: RIHS01, or empty.
+    """
+    profiles = offered if isinstance(offered, list) else []
+    if not all(isinstance(p, dict) and isinstance(p.get('history'), str) for p in profiles):
+        profiles = []
+    return Topic(name, type_name, type_hash=type_hash, offered=tuple(profiles))
 
 
 def register_topics(writer: Writer, topics: Iterable[Topic]) -> dict[str, int]:

@@ -23,6 +23,7 @@ from qcfql_ros.data.bag_metadata import (
     Topic,
     read_metadata,
     sync_folder,
+    topic_of,
 )
 from qcfql_ros.data.damage import Damage, Skip
 from qcfql_ros.data.mcap_file import McapFile
@@ -193,14 +194,7 @@ def _count(file: McapFile, visit=lambda chunk: None) -> FileEntry:  # type: igno
 
 def _as_topic(name: str, type_name: str, fields: dict[str, str]) -> Topic:
     try:
-        offered = yaml.safe_load(fields.get('offered_qos_profiles') or '[{}]') or [{}]
-        first = dict(offered[0])
+        offered = yaml.safe_load(fields.get('offered_qos_profiles') or '[]')
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError):
-        first = {}  # what others wrote there is no reason to lose a recording
-    return Topic(
-        name,
-        type_name,
-        str(first.get('reliability', 'reliable')),
-        str(first.get('durability', 'volatile')),
-        fields.get('topic_type_hash', ''),
-    )
+        offered = []  # what others wrote there is no reason to lose a recording
+    return topic_of(name, type_name, offered, fields.get('topic_type_hash', ''))
