@@ -38,7 +38,9 @@ class Series:
     values: np.ndarray
     good: np.ndarray
 
-    def latest(self, times_ns: np.ndarray, max_age_ns: int | None = None) -> np.ndarray:
+    def latest(
+        self, times_ns: np.ndarray, max_age_ns: int | np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the place of the latest message at or before each time, `NONE` for none.
 
         Args:

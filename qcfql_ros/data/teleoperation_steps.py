@@ -85,7 +85,7 @@ def make_block(
     ticks = find_ticks(contract, data.commands[rules.clock], episodes)
     observer = Observer(contract, data.streams)
     picked = observer.pick(ticks.stamp_ns)
-    after = observer.pick(ticks.stamp_ns + contract.period_ns)
+    after = observer.pick(ticks.stamp_ns + contract.period_ns, _silence(contract, ticks, episodes))
     values, codes = command_values(contract, data.commands, ticks)
     rows = _action_rows(contract, values, codes, ticks, observer, picked)
     reward = _rewards(contract, data.rewards, ticks, codes)
@@ -129,6 +129,16 @@ def make_block(
         episode_end=np.array([bool(end.outcome) for end in ends], bool),
         reason=tuple(end.reason for end in ends),
     )
+
+
+def _silence(contract: Contract, ticks: Ticks, episodes: Sequence[Episode]) -> np.ndarray:
+    """Return how much older than else the observation after each tick may be, (n,) int64.
+
+    After the end of an episode the streams may fall silent; what its last tick looked at counts
+    one period later too, for an outcome is not lost over that.
+    """
+    told = np.array([bool(episode.outcome) for episode in episodes], bool)
+    return (ticks.ends_episode & told[ticks.episode]) * np.int64(contract.period_ns)
 
 
 def _at(picked: dict[str, np.ndarray], ticks: np.ndarray) -> dict[str, np.ndarray]:

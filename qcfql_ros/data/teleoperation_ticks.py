@@ -60,6 +60,11 @@ class Ticks:
     def __len__(self) -> int:
         return len(self.stamp_ns)
 
+    @property
+    def ends_episode(self) -> np.ndarray:
+        """(n,) bool, the last tick of an episode."""
+        return np.append(self.episode[1:] != self.episode[:-1], [True] * bool(len(self)))
+
     def before(self, count: int) -> np.ndarray:
         """Return the tick that lies `count` ticks before each, `NONE` behind a gap."""
         place = np.arange(len(self)) - count
@@ -165,10 +170,20 @@ class Observer:
                 self._places[entry.stream] += range(at, at + entry.size)
             at += entry.size
 
-    def pick(self, ticks_ns: np.ndarray) -> dict[str, np.ndarray]:
-        """Return by stream the place of the message that an observation for each tick has."""
+    def pick(
+        self, ticks_ns: np.ndarray, more_age_ns: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return by stream the place of the message that an observation for each tick has.
+
+        Args:
+            ticks_ns: (n,) int64.
+            more_age_ns: (n,) int64, by how much it may be older than the contract says.
+        """
+        more = np.zeros(len(ticks_ns), np.int64) if more_age_ns is None else more_age_ns
         return {
-            name: series.latest(ticks_ns - self._rules.lead_ns, self._rules.max_age_ns[name])
+            name: series.latest(
+                ticks_ns - self._rules.lead_ns, self._rules.max_age_ns[name] + more
+            )
             for name, series in self._streams.items()
         }
 
