@@ -21,14 +21,16 @@ from std_msgs.msg import Bool, Float32, Float32MultiArray, Float64, Float64Multi
 from qcfql_ros.contract import find_contract, load_contract, topics
 from qcfql_ros.contract.decode import Decoder, stamp_of
 from qcfql_ros.contract.load_features import SENSOR_FIELDS
+from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.control.latest import LatestMessages, Sample
 from qcfql_ros.data.assembler import Assembler
+from qcfql_ros.data.bag_types import type_hash
 from qcfql_ros.data.cdr import CdrReader
-from qcfql_ros.data.reader import read_bag
+from qcfql_ros.data.reader import BagReader, read_bag
 from qcfql_ros.data.recorded_chunks import ChunkObservations
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.steps import SegmentEnd, Step
-from qcfql_ros.errors import ContractError, MessageError
+from qcfql_ros.errors import BagError, ContractError, MessageError
 from qcfql_ros.nodes.policy_setup import set_up
 
 S0 = 1_700_000_000_000_000_000
@@ -379,3 +381,20 @@ def test_the_array_entries_of_the_page_are_a_contract(tmp_path):
         'fingers.data.left',
         'fingers.data.right',
     )
+
+
+def test_every_type_is_recorded_and_read_again_with_its_own_definition(tmp_path):
+    kinds = [kind for kind in vars(topics).values() if isinstance(kind, str) and '/msg/' in kind]
+    wanted = {f'/{kind.rpartition("/")[2].lower()}': kind for kind in kinds}
+    sent = {topic: serialize_message(message_class(kind)()) for topic, kind in wanted.items()}
+    recorder = BagRecorder(tmp_path / 'bag', wanted, contract_name='c', contract_hash='h')
+    for i, (topic, data) in enumerate(sent.items()):
+        recorder.write(topic, S0 + i, S0 + i, data)
+    recorder.close()
+    reader = BagReader(tmp_path / 'bag', wanted)  # holds types and fields against ours
+    assert {topic: data for topic, _, _, data in reader} == sent
+    assert len({type_hash(channel) for channel in reader.channels().values()}) == len(kinds)
+    for topic, kind in wanted.items():
+        other = topics.INT32 if kind != topics.INT32 else topics.BOOL
+        with pytest.raises(BagError, match=f'topic {topic} has the type {kind}, want {other}'):
+            list(BagReader(tmp_path / 'bag', {topic: other}))
