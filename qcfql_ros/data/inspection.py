@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a recording can be learned from: what its topics, its steps and its numbers look like.
 
-A recording is read twice: once message by message, for what is wrong with each topic, and once as
-training will read it. Beside the receive stamps, what is kept does not grow with it.
+A recording is read twice: as training will read it, and topic by topic. Where training could not
+use all messages, each is decoded once more to say why. Beside the stamps, what is kept does not
+grow with the recording.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from qcfql_ros.errors import BagError
 
 # progress(fraction done in [0, 1])
 Progress = Callable[[float], None]
-_READING = 0.4  # of the time, about, the first reading takes
+_STEPS = 0.6  # of the time, about, making steps takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +101,14 @@ def list_bag(path: Path, progress: Progress | None = None) -> BagReport:
     """
     reader = BagReader(path)
     logs = {name: TopicLog(channel) for name, channel in reader.channels().items()}
-    _read(reader, logs, progress, 1.0)
+    _read(reader, logs, progress, 0.0)
     return _report(reader, logs, {}, False, np.zeros(0, np.int64), 0.0)
 
 
 def unreadable(path: Path, reason: str) -> BagReport:
     """Return what can be said of a recording that cannot be read."""
-    size = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
+    files = path.rglob('*') if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     return BagReport(
         path=path,
         files=0,
@@ -149,26 +151,13 @@ def inspect_bag(
     wanted = wanted_topics(contract, namespace, by_others=by_others, labelled=labels is not None)
     channels = BagReader(path).channels()
     wrong = _wrong_types(path, channels, wanted)
-    checks = MessageChecks(contract)
-    logs = {
-        name: TopicLog(channels[name], topic, None if name in wrong else checks.of(topic))
-        for name, topic in wanted.items()
-        if name in channels
-    }
-    reader = BagReader(path, list(logs))
-    _read(reader, logs, progress, _READING)
-    clock = next((log for name, log in logs.items() if wanted[name].clock), None)
-    ticks_ns = np.zeros(0, np.int64) if clock is None else clock.receive_ns
-    lockstep = checks.lockstep > len(ticks_ns) / 2
-    report = _report(reader, logs, wanted, lockstep, ticks_ns, contract.stamp_tolerance_s)
-    refused = list(wrong.values())
-    steps, counters = None, Counter[str]()
+    steps, counters, refused = None, Counter[str](), list(wrong.values())
     if not by_others:
         try:
             check_contract(path, contract)
         except BagError as error:
             refused.append(str(error))
-    there = all(name in logs for name, topic in wanted.items() if topic.required)
+    there = all(name in channels for name, topic in wanted.items() if topic.required)
     if not wrong and (there or not by_others or contract.recordings is None):
         statistics = StepStatistics(contract, window_steps, terminal_windows)
         try:
@@ -176,6 +165,23 @@ def inspect_bag(
             steps = statistics.report()
         except BagError as error:
             refused.append(str(error))
+    checks = MessageChecks(contract)
+    decode = steps is None or counters['bad_message'] > 0  # else all of them could be used
+    logs = {
+        name: TopicLog(
+            channels[name],
+            topic,
+            checks.of(topic) if name not in wrong and (decode or topic.role == 'step') else None,
+        )
+        for name, topic in wanted.items()
+        if name in channels
+    }
+    reader = BagReader(path, list(logs))
+    _read(reader, logs, progress, _STEPS)
+    clock = next((log for name, log in logs.items() if wanted[name].clock), None)
+    ticks_ns = np.zeros(0, np.int64) if clock is None else clock.receive_ns
+    lockstep = checks.lockstep > len(ticks_ns) / 2
+    report = _report(reader, logs, wanted, lockstep, ticks_ns, contract.stamp_tolerance_s)
     ours = {*wanted, session_topic(namespace)}
     unused = {name: one.type_name for name, one in channels.items() if name not in ours}
     report = replace(report, unused=unused, labels=labels, steps=steps, counters=dict(counters))
@@ -187,9 +193,9 @@ def inspect_bag(
 
 
 def _read(
-    reader: BagReader, logs: Mapping[str, TopicLog], progress: Progress | None, share: float
+    reader: BagReader, logs: Mapping[str, TopicLog], progress: Progress | None, done: float
 ) -> None:
-    """Give the messages to the logs; it takes `share` of the time."""
+    """Give the messages to the logs; `done` is how far all is before."""
     total = max(1, reader.bytes)
     for part in reader.parts():
         for message in part.messages:
@@ -197,7 +203,7 @@ def _read(
             if log is not None:
                 log.add(message.receive_ns, message.data)
         if progress is not None:
-            progress(share * min(1.0, part.bytes_read / total))
+            progress(done + (1.0 - done) * min(1.0, part.bytes_read / total))
 
 
 def _read_steps(
@@ -215,7 +221,7 @@ def _read_steps(
 
     def on_progress(part: float, left_s: float) -> None:
         if progress is not None:
-            progress(_READING + (1.0 - _READING) * part)
+            progress(_STEPS * part)
 
     events = load_dataset(path, contract, on_progress, any_contract=True, counters=counters)
     for block in blocks_of_events(events, contract.state_dim, contract.action_dim):

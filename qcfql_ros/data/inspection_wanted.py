@@ -147,7 +147,6 @@ class MessageChecks:
             'step': self._step,
             'chunk': self._chunk,
             'reward': partial(self._reward, wanted.type),
-            'command': lambda data: self._read(data, wanted.type),
             'event': lambda data: self._read(data, wanted.type),
         }
         return checks.get(wanted.role)
