@@ -4,7 +4,8 @@
 The clock is ``policy/step``. For the step stamped s, with period p::
 
     observation        lockstep: the message stamped s of every stream
-                       wall:     the latest of every stream stamped <= s - lead
+                       wall:     the latest of every stream stamped <= s - lead; what has no
+                                 stamp counts from when it was received
     action             the step's own, as executed
     reward and ends    the outcome stamped s
     next observation   the observation rule at s + p
