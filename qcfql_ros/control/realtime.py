@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcfql_ros.control.companions import Companions
 from qcfql_ros.control.interpreter import QuietInterpreter
 from qcfql_ros.errors import ParameterError
 
@@ -125,6 +126,8 @@ def obtain(wishes: RealtimeWishes) -> RealtimeReport:
 class RealtimeThread:
     """The surroundings of a control thread: its wishes, and an interpreter that lets it be.
 
+    With a priority of SCHED_FIFO the other Python threads get the one below it; see `Companions`.
+
     Args:
         wishes: see there.
         warn: told each wish that was refused.
@@ -132,6 +135,7 @@ class RealtimeThread:
     Attributes:
         report: what was obtained; None before the thread began.
         interpreter: counts the collections.
+        companions: the other Python threads that were raised with it.
     """
 
     def __init__(self, wishes: RealtimeWishes, warn: Callable[[str], object]) -> None:
@@ -139,6 +143,7 @@ class RealtimeThread:
         self._warn = warn
         self.report: RealtimeReport | None = None
         self.interpreter = QuietInterpreter()
+        self.companions = Companions()
         self.tick_begins = self.interpreter.tick_begins
         self.tick_ended = self.interpreter.tick_ended
 
@@ -146,11 +151,17 @@ class RealtimeThread:
         self.report = obtain(self._wishes)
         for grant in self.report.refused:
             self._warn(str(grant))
+        if self._wishes.priority and not any(g.name == 'priority' for g in self.report.refused):
+            try:
+                self.companions.raise_below(self._wishes.priority)
+            except OSError as error:
+                self._warn(f'priority: the other threads keep theirs ({error.strerror})')
         self.interpreter.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.interpreter.__exit__(*error)
+        self.companions.put_back()
 
 
 def _not_available(wishes: RealtimeWishes) -> tuple[Grant, ...]:

@@ -164,6 +164,7 @@ class PolicyDiagnostics:
         report, interpreter = driving.realtime.report, driving.realtime.interpreter
         executor = driving.driver.executor
         values = {'spin_us': executor.spin_ns // 1000}
+        values['raised_threads'] = len(driving.realtime.companions.raised)
         values['collections'] = '/'.join(str(count) for count in interpreter.collections)
         values['longest_collection_us'] = max(interpreter.longest_ns) // 1000
         refused = () if report is None else report.refused
