@@ -20,7 +20,7 @@ from qcfql_ros.data.episodes import (
     labelled_episodes,
     whole_bag,
 )
-from qcfql_ros.data.labels import Labels
+from qcfql_ros.data.labels import Labels, labels_path
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.teleoperation_messages import Gathered
@@ -51,6 +51,22 @@ def wanted_topics(contract: Contract) -> dict[str, str]:
     topics |= {command.topic: command.type for command in contract.action.commands}
     topics |= contract.recordings.topics()
     return {absolute(topic): kind for topic, kind in topics.items()}
+
+
+def labels_note(bag: str | Path, contract: Contract) -> str:
+    """Return in a line what the labels beside a bag stand for; empty where there are none.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    path = labels_path(bag)
+    if not path.exists():
+        return ''
+    if not recorded_by_others(bag):
+        return f'{bag} was recorded with its outcomes: {path} is not looked at'
+    rules = contract.recordings
+    events = f', not those announced on {rules.events.topic}' if rules and rules.events else ''
+    return f'{bag}: episodes and outcomes are those of {path}{events}'
 
 
 def teleoperation_reader(
