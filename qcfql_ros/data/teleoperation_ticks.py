@@ -63,7 +63,9 @@ class Ticks:
     @property
     def ends_episode(self) -> np.ndarray:
         """(n,) bool, the last tick of an episode."""
-        return np.append(self.episode[1:] != self.episode[:-1], [True] * bool(len(self)))
+        ends = np.ones(len(self), bool)
+        ends[:-1] = self.episode[1:] != self.episode[:-1]
+        return ends
 
     def before(self, count: int) -> np.ndarray:
         """Return the tick that lies `count` ticks before each, `NONE` behind a gap."""
