@@ -111,7 +111,8 @@ class Decoder:
         for name, places in self._places.items():
             if name not in values_by_stream:
                 raise ContractError(f'{self.contract.file}: no message of stream {name!r}')
-            state[places] = values_by_stream[name]
+            with np.errstate(over='ignore'):  # infinite: for the caller to see
+                state[places] = values_by_stream[name]
         if self._previous:
             if previous is None:
                 raise ContractError(

@@ -26,6 +26,8 @@ from qcfql_ros.contract.malformed import refuses_malformed
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.errors import MessageError
 
+LARGEST_COUNT = 2**53  # whole numbers up to here are exact in a float64
+
 _OUTCOME_NAMES = (
     'reward',
     'terminated',
@@ -223,6 +225,8 @@ def _flag(what: str, values: dict[str, float], name: str) -> bool:
 
 def _count(what: str, values: dict[str, float], name: str, lowest: int = 0) -> int:
     value = _value(what, values, name)
-    if value != int(value) or value < lowest:
-        raise MessageError(f'{what}: {name!r} is {value}, wanted a whole number from {lowest}')
+    if value != int(value) or not lowest <= value <= LARGEST_COUNT:
+        raise MessageError(
+            f'{what}: {name!r} is {value}, wanted a whole number from {lowest} to {LARGEST_COUNT}'
+        )
     return int(value)

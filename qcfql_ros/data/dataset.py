@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings as training data: the bag through the assembler, the same way as live."""
+"""Recordings as training data: the bag through the assembler, the same steps as live."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.data.assembler import Assembler, Event
+from qcfql_ros.data.assembler import Event
+from qcfql_ros.data.bag_file import Message
 from qcfql_ros.data.bag_folder import find_bags
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
+from qcfql_ros.data.bulk_assembler import BulkAssembler
 from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.labels import Labels, load_labels
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_topic
+from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.teleoperation import (
     recorded_by_others,
     teleoperation_blocks,
@@ -26,6 +30,8 @@ from qcfql_ros.errors import BagError
 # progress(fraction done in [0, 1], seconds left)
 Progress = Callable[[float, float], None]
 _EVERY_S = 0.5
+_MESSAGES = 1 << 15  # assembled at once
+_BYTES = 1 << 24
 
 
 def load_dataset(
@@ -39,7 +45,32 @@ def load_dataset(
     counters: Counter[str] | None = None,
     damage: Damage | None = None,
 ) -> Iterator[Event]:
-    """Yield the steps and segment ends of one or several bags.
+    """Yield the steps and segment ends of one or several bags, one by one; see `load_blocks`."""
+    blocks = load_blocks(
+        paths,
+        contract,
+        progress,
+        any_contract=any_contract,
+        splits=splits,
+        include_open=include_open,
+        counters=counters,
+        damage=damage,
+    )
+    return chain.from_iterable(block.events() for block in blocks)
+
+
+def load_blocks(
+    paths: str | Path | Iterable[str | Path],
+    contract: Contract,
+    progress: Progress | None = None,
+    *,
+    any_contract: bool = False,
+    splits: slice = slice(None),
+    include_open: bool = False,
+    counters: Counter[str] | None = None,
+    damage: Damage | None = None,
+) -> Iterator[StepBlock]:
+    """Yield the steps and segment ends of one or several bags, many at a time.
 
     What can be refused is refused by this call, not by the first step.
 
@@ -82,17 +113,17 @@ def load_dataset(
         bag = BagReader(folder, topics, include_open=include_open, splits=splits)
         bag.channels()  # their types are checked
         bags.append(bag)
-    return _events(bags, contract, foreign, progress, counters, damage)
+    return _blocks(bags, contract, foreign, progress, counters, damage)
 
 
-def _events(
+def _blocks(
     bags: list[BagReader],
     contract: Contract,
     foreign: Mapping[Path, Labels | None],
     progress: Progress | None,
     counters: Counter[str] | None,
     damage: Damage | None,
-) -> Iterator[Event]:
+) -> Iterator[StepBlock]:
     sizes = [bag.bytes for bag in bags]
     total = max(1, sum(sizes))
     done, started_s = 0, time.monotonic()
@@ -110,16 +141,14 @@ def _events(
         counted: Counter[str] = Counter()
         if bag.path in foreign:
             labels = foreign[bag.path]
-            for block in teleoperation_blocks(bag, contract, labels, counted, tell):
-                yield from block.events()
+            yield from teleoperation_blocks(bag, contract, labels, counted, tell)
         else:
-            assembler = Assembler(contract, bag_custom_data(bag.path).get(NAMESPACE, ''))
+            assembler = BulkAssembler(contract, bag_custom_data(bag.path).get(NAMESPACE, ''))
             counted = assembler.counters
-            for position in bag.parts():
-                for topic, receive_ns, _, data in position.messages:
-                    yield from assembler.push(topic, receive_ns, data)
-                tell(position.bytes_read)
-            yield from assembler.finish()
+            for messages, bytes_read in _gathered(bag):
+                yield from assembler.push_all(messages)
+                tell(bytes_read)
+            yield from assembler.finish_all()
         done += size
         if damage is not None:
             damage.add(bag.damage)
@@ -127,6 +156,24 @@ def _events(
             counters.update(counted)
     if progress is not None:
         progress(1.0, 0.0)
+
+
+def _gathered(bag: BagReader) -> Iterator[tuple[list[Message], int]]:
+    """Yield the messages of a bag, enough of them at a time, and how many bytes were read."""
+    messages: list[Message] = []
+    size = bytes_read = 0
+    for part in bag.parts():
+        messages += part.messages
+        size += sum(map(_message_bytes, part.messages))
+        bytes_read = part.bytes_read
+        if len(messages) >= _MESSAGES or size >= _BYTES:
+            yield messages, bytes_read
+            messages, size = [], 0
+    yield messages, bytes_read
+
+
+def _message_bytes(message: Message) -> int:
+    return len(message.data)
 
 
 def check_contract(folder: Path, contract: Contract) -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from enum import Enum
 
 import numpy as np
 
-_CAP = 4096
+CAPACITY = 4096
 
 
 class Pick(Enum):
@@ -36,8 +37,8 @@ class StreamBuffer:
         """Keep a message, with None for values that could not be used; False for a second one."""
         if stamp_ns in self._entries:
             return False
-        if len(self._stamps) >= _CAP:
-            self.forget(self._stamps[_CAP // 2])
+        if len(self._stamps) >= CAPACITY:
+            self.forget(self._stamps[CAPACITY // 2])
         self._stamps.append(stamp_ns)
         self._entries[stamp_ns] = (receive_ns, values)
         self.last_ns = stamp_ns
@@ -81,6 +82,20 @@ class StreamBuffer:
         for stamp_ns in self._stamps[:place]:
             del self._entries[stamp_ns]
         del self._stamps[:place]
+
+    def entries(self) -> list[tuple[int, int, np.ndarray | None]]:
+        """Return what is kept: stamp, receive stamp and values, by stamp."""
+        return [(stamp_ns, *self._entries[stamp_ns]) for stamp_ns in self._stamps]
+
+    def restore(
+        self, last_ns: int | None, entries: Iterable[tuple[int, int, np.ndarray | None]]
+    ) -> None:
+        """Become a buffer whose newest stamp added is `last_ns`, and that keeps `entries`."""
+        self.clear()
+        self.last_ns = last_ns
+        for stamp_ns, receive_ns, values in entries:
+            self._stamps.append(stamp_ns)
+            self._entries[stamp_ns] = (receive_ns, values)
 
     def clear(self) -> None:
         """Start anew: the robot's clock did."""

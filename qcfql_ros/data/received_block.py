@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many messages of a recording as columns, a set of them for each topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcfql_ros.contract.chunk_record import ChunkRecord, decode_chunk
+from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.named_vector import Outcome, StepRecord, decode_outcome, decode_step
+from qcfql_ros.contract.schema import Contract
+from qcfql_ros.contract.topics import (
+    CHUNK_TOPIC,
+    JOINT_TRAJECTORY,
+    STEP_TOPIC,
+    absolute,
+)
+from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.bulk_decode import NamedVectors, StreamDecoder
+from qcfql_ros.data.cdr import CdrReader
+from qcfql_ros.data.session_mark import session_topic
+from qcfql_ros.errors import MessageError
+
+OUTCOME_KINDS = {
+    'reward': 'real',
+    'terminated': 'flag',
+    'truncated': 'flag',
+    'success': 'flag',
+    'episode': 'count',
+    'tick': 'count',
+    'ended': 'flag',
+}
+META_KINDS = {
+    'meta.episode': 'count',
+    'meta.chunk': 'index',
+    'meta.index': 'count',
+    'meta.source': 'count',
+    'meta.policy_version': 'index',
+    'meta.clipped': 'count',
+    'meta.lead_ns': 'count',
+    'meta.lockstep': 'flag',
+}
+
+
+@dataclass(eq=False)
+class Columns:
+    """The messages of one topic, in order.
+
+    Attributes:
+        at: (n,) int64, which messages of the block they are.
+        stamp_ns: (n,) int64.
+        receive_ns: (n,) int64.
+        values: (n, k) float64.
+    """
+
+    at: np.ndarray
+    stamp_ns: np.ndarray
+    receive_ns: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of messages."""
+        return len(self.at)
+
+    def between(self, first: int, stop: int) -> Columns:
+        """Return those of the messages `first` to before `stop` of the block."""
+        part = slice(*np.searchsorted(self.at, (first, stop)).tolist())
+        return Columns(
+            self.at[part], self.stamp_ns[part], self.receive_ns[part], self.values[part]
+        )
+
+    def after(self, earlier: Columns) -> Columns:
+        """Return `earlier` ones, and these."""
+        if not len(earlier):
+            return self
+        return Columns(
+            np.concatenate([earlier.at, self.at]),
+            np.concatenate([earlier.stamp_ns, self.stamp_ns]),
+            np.concatenate([earlier.receive_ns, self.receive_ns]),
+            np.concatenate([earlier.values, self.values]),
+        )
+
+
+def held_columns(
+    stamp_ns: Sequence[int],
+    receive_ns: Sequence[int],
+    values: Sequence[Sequence[float] | np.ndarray],
+    width: int,
+) -> Columns:
+    """Return messages from before the block as columns."""
+    n = len(stamp_ns)
+    return Columns(
+        np.full(n, -1, np.int64),
+        np.array(stamp_ns, np.int64),
+        np.array(receive_ns, np.int64),
+        np.array(values, np.float64).reshape(n, width),
+    )
+
+
+class ReceivedBlock:
+    """Messages in the order of the recording.
+
+    Args:
+        messages: of the recording.
+        decoders: how to decode them.
+
+    Attributes:
+        messages: of the recording.
+        receive_ns: (n,) int64.
+        odd: (n,) bool: out of the ordinary, to be looked at by the assembler itself: they cannot
+            be decoded, begin a session, or their stamp is not above that of the one before.
+        streams: by name.
+        steps: values are the action and then `META_KINDS`.
+        outcomes: values are `OUTCOME_KINDS`.
+        chunks: without values.
+        chunk_records: of each row of `chunks`.
+
+    Raises:
+        OverflowError: a receive stamp does not fit 63 bits.
+    """
+
+    def __init__(self, messages: Sequence[Message], decoders: BlockDecoders) -> None:
+        self.messages = messages
+        count = len(messages)
+        topics, receives, _, self._data = zip(*messages, strict=True)
+        self.receive_ns = np.array(receives, np.int64)
+        self.odd = np.zeros(count, bool)
+        self.odd[1:] = self.receive_ns[1:] < self.receive_ns[:-1]
+        numbers = np.fromiter(map(decoders.number_of, topics), np.int16, count)
+        self.odd |= numbers == decoders.session
+        self.streams: dict[str, Columns] = {}
+        for name, (number, decode) in decoders.streams.items():
+            self.streams[name] = self._columns(numbers, number, decode, unstamped=True)
+        self.steps = self._columns(numbers, decoders.step, decoders.decode_step)
+        self.outcomes = self._columns(numbers, decoders.outcome, decoders.decode_outcome)
+        ended = self.outcomes.values[:, 6]
+        self.outcomes.values[:, 6] = np.where(
+            np.isnan(ended), self.outcomes.values[:, 1:3].max(axis=1), ended
+        )
+        self.chunk_records: list[ChunkRecord | None] = []
+        self.chunks = self._chunks(numbers, decoders)
+
+    def _columns(
+        self,
+        numbers: np.ndarray,
+        number: int,
+        decode: StreamDecoder | NamedVectors,
+        unstamped: bool = False,
+    ) -> Columns:
+        at = np.flatnonzero(numbers == number)
+        decoded = decode([self._data[i] for i in at.tolist()])
+        receive_ns = self.receive_ns[at]
+        stamp_ns = decoded.stamp_ns
+        if unstamped:
+            stamp_ns = np.where(stamp_ns == 0, receive_ns, stamp_ns)
+        self.odd[at[~decoded.good]] = True
+        return self._rising(Columns(at, stamp_ns, receive_ns, decoded.values))
+
+    def _chunks(self, numbers: np.ndarray, decoders: BlockDecoders) -> Columns:
+        at = np.flatnonzero(numbers == decoders.chunk)
+        stamps = np.zeros(len(at), np.int64)
+        for row, place in enumerate(at.tolist()):
+            try:
+                record = decoders.decode_chunk(self._data[place])
+                stamps[row] = record.stamp_ns
+            except MessageError:
+                record = None
+                self.odd[place] = True
+            self.chunk_records.append(record)
+        return self._rising(Columns(at, stamps, self.receive_ns[at], np.zeros((len(at), 0))))
+
+    def _rising(self, columns: Columns) -> Columns:
+        falls = columns.stamp_ns[1:] <= columns.stamp_ns[:-1]
+        self.odd[columns.at[1:][falls]] = True
+        return columns
+
+
+class BlockDecoders:
+    """Decodes the topics of one robot that make steps.
+
+    Args:
+        contract: what the messages mean.
+        namespace: of the robot's topics.
+    """
+
+    session, step, outcome, chunk = 1, 2, 3, 4
+
+    def __init__(self, contract: Contract, namespace: str = '') -> None:
+        self._contract = contract
+        self._read = read = CdrReader()
+        self._actions = [f'action.{name}' for name in contract.action.names]
+        decoder = Decoder(contract)
+        self._numbers = {}
+        self.streams = {}
+        # In the order in which the assembler looks a topic up, the last one first.
+        self._numbers[session_topic(namespace)] = self.session
+        self._numbers[absolute(CHUNK_TOPIC, namespace)] = self.chunk
+        self._numbers[absolute(STEP_TOPIC, namespace)] = self.step
+        self._numbers[absolute(contract.outcome.topic, namespace)] = self.outcome
+        for number, stream in enumerate(contract.streams.values(), 5):
+            self._numbers[absolute(stream.topic, namespace)] = number
+            self.streams[stream.name] = (
+                number,
+                StreamDecoder(contract, stream.name, decoder, read),
+            )
+        step_kinds = dict.fromkeys(self._actions, 'float32') | META_KINDS
+        self.decode_step = NamedVectors(step_kinds, frozenset(), self._step, read)
+        self.decode_outcome = NamedVectors(
+            OUTCOME_KINDS, frozenset({'ended'}), self._outcome, read
+        )
+
+    def number_of(self, topic: str) -> int:
+        """Return the number of a topic, 0 for one that makes no steps."""
+        return self._numbers.get(topic, 0)
+
+    def width(self, stream: str) -> int:
+        """Return how many numbers a stream adds to the state."""
+        return self.streams[stream][1].width
+
+    def decode_chunk(self, data: bytes) -> ChunkRecord:
+        """Return the chunk in a message; raises MessageError."""
+        return decode_chunk(self._read(data, JOINT_TRAJECTORY), self._contract)
+
+    def _step(self, message: object) -> tuple[int, list[float]]:
+        record = decode_step(message, self._contract)
+        return record.stamp_ns, step_values(record)
+
+    def _outcome(self, message: object) -> tuple[int, list[float]]:
+        outcome = decode_outcome(message)
+        return outcome.stamp_ns, outcome_values(outcome)
+
+
+def step_values(record: StepRecord) -> list[float]:
+    """Return a step as a row of `ReceivedBlock.steps`."""
+    meta = (
+        record.episode,
+        record.chunk,
+        record.index,
+        record.source,
+        record.policy_version,
+        record.clipped,
+        record.lead_ns,
+        record.lockstep,
+    )
+    return [*map(float, record.action), *map(float, meta)]
+
+
+def step_record(stamp_ns: int, values: np.ndarray) -> StepRecord:
+    """Return the step in a row of `ReceivedBlock.steps`."""
+    meta = map(int, values[-len(META_KINDS) :].tolist())
+    episode, chunk, index, source, version, clipped, lead_ns, lockstep = meta
+    action = values[: -len(META_KINDS)].astype(np.float32)
+    return StepRecord(
+        stamp_ns,
+        action,
+        episode,
+        chunk,
+        index,
+        source,
+        version,
+        clipped,
+        lead_ns,
+        bool(lockstep),
+    )
+
+
+def outcome_values(outcome: Outcome) -> list[float]:
+    """Return an outcome as a row of `ReceivedBlock.outcomes`."""
+    return [
+        outcome.reward,
+        *map(
+            float,
+            (
+                outcome.terminated,
+                outcome.truncated,
+                outcome.success,
+                outcome.episode,
+                outcome.tick,
+                outcome.ended,
+            ),
+        ),
+    ]
+
+
+def outcome_record(stamp_ns: int, values: np.ndarray) -> Outcome:
+    """Return the outcome in a row of `ReceivedBlock.outcomes`."""
+    reward, terminated, truncated, success, episode, tick, ended = values.tolist()
+    return Outcome(
+        stamp_ns,
+        reward,
+        bool(terminated),
+        bool(truncated),
+        bool(success),
+        int(episode),
+        int(tick),
+        bool(ended),
+    )

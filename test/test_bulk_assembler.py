@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many messages at once give what message after message gives, bit for bit, whatever happens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_recordings import Trouble, recording
+from recorded_ticks import CONTRACT
+
+from qcfql_ros.contract import find_contract, load_contract
+from qcfql_ros.data import bulk_assembler
+from qcfql_ros.data.assembler import Assembler
+from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.bulk_assembler import BulkAssembler
+from qcfql_ros.data.steps import SegmentEnd, step_digest
+
+KINDS = [entry.name for entry in dataclasses.fields(Trouble)]
+
+
+@pytest.fixture(scope='module')
+def with_previous(tmp_path_factory):
+    """point_reach with the action executed before in the observation, and no price of failure."""
+    data = yaml.safe_load(find_contract('point_reach').read_text())
+    data['features']['observation.state'].insert(1, {'previous': 'action'})
+    del data['outcome']['failure_reward']
+    path = tmp_path_factory.mktemp('contract') / 'point.yaml'
+    path.write_text(yaml.safe_dump(data))
+    return load_contract(path)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Stretches begin and end all the time."""
+    monkeypatch.setattr(bulk_assembler, '_SINGLE', 2)
+    monkeypatch.setattr(bulk_assembler, '_MOST_SINGLE', 4)
+    monkeypatch.setattr(bulk_assembler, '_SHORTEST', 16)
+
+
+def plain(event):
+    """An event as something that can be compared."""
+    if isinstance(event, SegmentEnd):
+        final = event.final_observation.tobytes()
+        return final, event.truncated, event.reason, event.episode_end
+    return step_digest(event), event.reward
+
+
+def one_by_one(contract, log):
+    assembler = Assembler(contract)
+    events = [event for message in log for event in assembler.push(*message)]
+    return assembler, [plain(event) for event in events + assembler.finish()]
+
+
+def at_once(contract, log, sizes):
+    """Return the assembler, its events, and how many of its steps came from stretches."""
+    assembler = BulkAssembler(contract)
+    messages = [Message(topic, receive_ns, 0, data) for topic, receive_ns, data in log]
+    blocks, first, number = [], 0, 0
+    stretches = Counter()
+    emit = assembler._emit_all
+
+    def counted(stretch):
+        stretches['steps'] += stretch.count
+        yield from emit(stretch)
+
+    assembler._emit_all = counted
+    while first < len(messages):
+        blocks += assembler.push_all(messages[first : first + sizes[number % len(sizes)]])
+        first += sizes[number % len(sizes)]
+        number += 1
+    blocks += assembler.finish_all()
+    return assembler, [plain(e) for block in blocks for e in block.events()], stretches['steps']
+
+
+def check(contract, log, sizes):
+    """Compare the two; returns the share of steps that stretches gave."""
+    slow, wanted = one_by_one(contract, log)
+    fast, got, from_stretches = at_once(contract, log, sizes)
+    assert got == wanted
+    assert dict(fast.counters) == dict(slow.counters)
+    assert fast.last_tick == slow.last_tick
+    assert (fast.last_chunk is None) == (slow.last_chunk is None)
+    if slow.last_chunk is not None:
+        assert fast.last_chunk.chunk == slow.last_chunk.chunk
+    return from_stretches / max(1, slow.counters['steps'])
+
+
+@pytest.mark.usefixtures('short')
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    kinds=st.sets(st.sampled_from(KINDS), max_size=5),
+    share=st.sampled_from([0.003, 0.02, 0.1]),
+    lockstep=st.booleans(),
+    previous=st.booleans(),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=4),
+)
+def test_any_recording(with_previous, seed, kinds, share, lockstep, previous, sizes):
+    random = np.random.default_rng(seed)
+    trouble = Trouble(**dict.fromkeys(kinds, share))
+    log = recording(random, trouble, 40, lockstep, observed=not previous)
+    check(with_previous if previous else CONTRACT, log, sizes)
+
+
+@pytest.mark.parametrize('lockstep', [True, False])
+def test_where_nothing_goes_wrong_the_stretches_give_nearly_all_steps(with_previous, lockstep):
+    for contract in (CONTRACT, with_previous):
+        observed = not contract.wants_previous
+        log = recording(np.random.default_rng(7), Trouble(), 2000, lockstep, observed)
+        assert check(contract, log, [len(log)]) > 0.85
+        assert check(contract, log, [5000]) > 0.8
+
+
+def test_a_receive_stamp_that_fits_no_array_is_left_to_the_assembler():
+    log = recording(np.random.default_rng(7), Trouble(), 50, True)
+    log.append((log[-1][0], 2**63 + 5, log[-1][2]))
+    check(CONTRACT, log, [len(log)])
