@@ -205,7 +205,7 @@ def test_practice_is_paced_by_updates_and_a_killed_trainer_is_replaced(
                 written.add(hashlib.sha256(path.read_bytes()).hexdigest())
         return True
 
-    wait_until(lambda: trainer_of(learner), what='the trainer')
+    wait_until(lambda: trainer_of(learner), timeout_s=60, what='the trainer')
     wait_until(
         lambda: look() and (run / 'steps.csv').exists() and len(logged(run)) > 115,
         timeout_s=60,
