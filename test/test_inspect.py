@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from recorded_ticks import CONTRACT, PERIOD, Ticks
 
 from qcfql_ros.cli.inspect_plot import segment_times
@@ -26,6 +28,7 @@ from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_mark, session_topic
 
 BAGS = Path(__file__).parent / 'data' / 'rosbag2'
+TELEOPERATION = Path(__file__).parent / 'data' / 'teleoperation.yaml'
 S0 = 1_000_000_000_000
 T0 = 1_700_000_000_000_000_000
 TYPES = CONTRACT.recorded_topics()
@@ -333,7 +336,25 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_read(
     assert main(arguments) == 0
 
 
-TELEOPERATION = Path(__file__).parent / 'data' / 'teleoperation.yaml'
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(['mcap_default/mcap_default_0.mcap', 'sqlite3/sqlite3_0.db3']),
+    at=st.floats(0.0, 0.999),
+    size=st.integers(1, 5000),
+    cut=st.booleans(),
+)
+def test_whatever_is_damaged_there_is_a_verdict(tmp_path_factory, capsys, name, at, size, cut):
+    folder = tmp_path_factory.mktemp('damaged')
+    data = bytearray((BAGS / name).read_bytes())
+    place = int(at * len(data))
+    data[place : len(data) if cut else place + size] = b'' if cut else b'\xa5' * size
+    path = folder / Path(name).name
+    path.write_bytes(data)
+    status, said, report = inspect(capsys, folder, path, contract=str(TELEOPERATION))
+    assert status in (0, 1) and report['fit'] is (status == 0)
+    last = [line for line in said.splitlines() if line.startswith(('fit: ', 'unfit: '))]
+    assert last and last[-1].startswith('fit: ') is (status == 0)
+    assert 'Traceback' not in said
 
 
 @pytest.mark.parametrize(

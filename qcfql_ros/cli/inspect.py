@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             print('\n'.join([str(path), *verdict(report)]), flush=True)
         else:
             print(full_text(report, contract, chunk), flush=True)
-        if arguments.picture is not None and contract is not None:
+        if arguments.picture is not None and contract is not None and report.files:
             _draw(arguments.picture, report, contract)
     if len(reports) > 1 and contract is not None:
         print('\n' + '\n'.join(table(reports)))

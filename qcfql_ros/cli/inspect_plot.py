@@ -14,7 +14,8 @@ from qcfql_ros.data.inspection import BagReport
 from qcfql_ros.data.inspection_steps import NumberReport, Segment
 from qcfql_ros.data.inspection_topics import TopicReport
 
-_BINS = 600
+_BINS = 600  # of the time line, at most
+_TICKS_A_BIN = 4
 _GAPS_DRAWN = 500
 _COLORS = {
     'success': '#2e9e5b',
@@ -41,7 +42,7 @@ def plot_recording(path: Path, report: BagReport, contract: Contract) -> None:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(heights), max(1, len(numbers)), height_ratios=heights)
     over_time = figure.add_subplot(grid[0, :])
-    _draw_topics(over_time, report)
+    _draw_topics(over_time, report, contract.rate_hz)
     episodes = figure.add_subplot(grid[1, :], sharex=over_time)
     _draw_episodes(episodes, report)
     over_time.set_xlim(0.0, max(report.seconds, 1e-3))
@@ -65,11 +66,12 @@ def plot_recording(path: Path, report: BagReport, contract: Contract) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _draw_topics(axis: Any, report: BagReport) -> None:
+def _draw_topics(axis: Any, report: BagReport, rate_hz: float) -> None:
     """One row a topic: the darker the more messages, red where there is a gap."""
     seconds = max(report.seconds, 1e-3)
-    edges = np.linspace(0.0, seconds, _BINS + 1)
-    rows = np.zeros((len(report.topics), _BINS))
+    bins = int(np.clip(seconds * rate_hz / _TICKS_A_BIN, 1, _BINS))
+    edges = np.linspace(0.0, seconds, bins + 1)
+    rows = np.zeros((len(report.topics), bins))
     for row, topic in enumerate(report.topics):
         at_s = (topic.receive_ns - report.start_ns) / 1e9
         counts = np.histogram(at_s, edges)[0].astype(float)

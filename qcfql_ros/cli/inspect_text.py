@@ -23,6 +23,8 @@ _TOTALS = ('messages', 'steps', 'episodes', 'segments', 'bad_message')  # said e
 
 def full_text(report: BagReport, contract: Contract | None, window_steps: int) -> str:
     """Return everything about one recording; without a contract, what is in it."""
+    if not report.files:  # nothing of it can be read
+        return '\n'.join([str(report.path), *verdict(report)])
     lines = [*_about(report, contract), '', *_topics(report), '']
     if contract is not None:
         lines += _bad(report)
@@ -82,9 +84,9 @@ def _about(report: BagReport, contract: Contract | None) -> Iterator[str]:
     start = datetime.fromtimestamp(report.start_ns / 1e9, UTC)
     files = f'{report.files} file{"" if report.files == 1 else "s"}'
     yield str(report.path)
-    yield (
-        f'  {report.storage}, {files}, {size_text(report.size)}; {start:%Y-%m-%d %H:%M:%S} UTC, '
-        f'{report.seconds:.1f} s, {report.messages} messages'
+    what = f'{start:%Y-%m-%d %H:%M:%S} UTC, {report.seconds:.1f} s, {report.messages} messages'
+    yield f'  {report.storage}, {files}, {size_text(report.size)}; ' + (
+        what if report.messages else 'no message of its topics'
     )
     recorded = 'names no contract'
     if report.contract_hash:

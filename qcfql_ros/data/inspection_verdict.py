@@ -50,11 +50,11 @@ def _moved(topic: TopicReport, report: BagReport) -> str:
 
 
 def dropped(report: BagReport) -> dict[str, int]:
-    """Return how many steps were dropped, by reason."""
+    """Return how many steps were dropped, by reason, the most frequent first."""
     prefix = 'dropped_'
     return {
         name.removeprefix(prefix): count
-        for name, count in sorted(report.counters.items())
+        for name, count in sorted(report.counters.items(), key=lambda item: (-item[1], item[0]))
         if name.startswith(prefix) and count
     }
 
