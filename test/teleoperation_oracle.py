@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps a bag of others must give, by the contract's rules, in plain loops over messages.
 
-Written from docs/contract.md and on purpose without anything of the package: no arrays, no
+Written from docs/teleoperation.md and on purpose without anything of the package: no arrays, no
 searching by halves, one tick after the other.
 """
 

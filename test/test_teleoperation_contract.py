@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from teleoperation_script import MS, PERIOD, contract_of
 
-from qcfql_ros.contract import topics
+from qcfql_ros.contract import load_contract, topics
 from qcfql_ros.contract.recordings import EventRule, Recordings, RewardRule
+from qcfql_ros.data.labels import Label, labels_path, load_labels
 from qcfql_ros.errors import ContractError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def recordings(**changes):
@@ -150,3 +157,15 @@ def test_several_commands_need_a_clock(tmp_path):
 def test_a_text_means_what_its_first_words_mean(text, meaning):
     rule = EventRule('episode', {'start': 'start', 'abort': 'end', 'success': 'end well'})
     assert rule.meaning_of(text) == meaning
+
+
+def test_what_the_page_shows_can_be_loaded(tmp_path):
+    page = (ROOT / 'docs' / 'teleoperation.md').read_text()
+    section, labels = re.findall(r'^```yaml\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+    data = yaml.safe_load((ROOT / 'test' / 'data' / 'teleoperation.yaml').read_text())
+    path = tmp_path / 'contract.yaml'
+    path.write_text(yaml.safe_dump(data | yaml.safe_load(section)))
+    rules = load_contract(path).recordings
+    assert (rules.clock, rules.lead_ns, rules.by_header) == ('arm/joint_trajectory', 20 * MS, True)
+    labels_path(tmp_path / 'bag').write_text(labels)
+    assert load_labels(tmp_path / 'bag').episodes == (Label(0.545, 4.496, 'success'),)
