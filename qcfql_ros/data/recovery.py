@@ -45,6 +45,8 @@ class Recovery:
         torn_bytes: left out at the end of the files. How many messages that was cannot be known.
         damage: everything that was left out.
         missing: files that ``metadata.yaml`` listed and that are gone.
+        late_s: how much longer than at best the last messages were on their way to the recorder;
+            what was sent since was on its way when the recorder was killed.
     """
 
     files: tuple[str, ...]
@@ -53,6 +55,7 @@ class Recovery:
     torn_bytes: int
     damage: Damage = field(default_factory=Damage)
     missing: tuple[str, ...] = ()
+    late_s: float = 0.0
 
     def __str__(self) -> str:
         gone = f'; gone: {", ".join(self.missing)}' if self.missing else ''
@@ -100,7 +103,7 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     metadata = BagMetadata(topics=dict(old.topics), custom=dict(old.custom))
     listed = {entry.name for entry in old.files}
     names, kept, salvaged = [], 0, 0
-    damage = Damage()
+    damage, late_ns = Damage(), 0
     for path in paths:
         target = path.with_name(path.name.removesuffix(ACTIVE))
         closed = is_closed(path)
@@ -109,7 +112,8 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
             continue
         with path.open('rb') as stream:
             file = McapFile(path, stream)
-            entry = _count(file) if closed else _rewrite(file, target)
+            entry, on_their_way_ns = (_count(file), 0) if closed else _rewrite(file, target)
+        late_ns = max(late_ns, on_their_way_ns)
         if closed:
             path.replace(target)  # killed between its last byte and its name
         else:
@@ -129,7 +133,7 @@ def _recover(folder: Path, paths: list[Path], old: BagMetadata) -> Recovery:
     present = {path.name.removesuffix(ACTIVE) for path in paths}
     missing = tuple(entry.name for entry in old.files if entry.name not in present)
     torn = sum(skip.size for skip in damage.skips if skip.at_end)
-    return Recovery(tuple(names), kept, salvaged, torn, damage, missing)
+    return Recovery(tuple(names), kept, salvaged, torn, damage, missing, late_ns * 1e-9)
 
 
 def _set_aside(path: Path, target: Path) -> Damage:
@@ -140,9 +144,14 @@ def _set_aside(path: Path, target: Path) -> Damage:
     return damage
 
 
-def _rewrite(file: McapFile, target: Path) -> FileEntry:
-    """Make `target` of the file's readable part; remove the file when that is nothing."""
+def _rewrite(file: McapFile, target: Path) -> tuple[FileEntry, int]:
+    """Make `target` of the file's readable part; remove the file when that is nothing.
+
+    Returns:
+        what is in it, and how late the last messages came, in ns.
+    """
     part = target.with_name(f'.{target.name}{_PART}')
+    late = _Lateness()
     channels: dict[str, int] = {}
     with part.open('wb') as stream:
         writer = Writer(stream, compression=CompressionType.ZSTD)
@@ -161,6 +170,8 @@ def _rewrite(file: McapFile, target: Path) -> FileEntry:
                     )
             for topic, receive_ns, publish_ns, data in chunk:
                 writer.add_message(channels[topic], receive_ns, data, publish_ns)
+                if publish_ns:
+                    late.add(topic, receive_ns - publish_ns)
 
         entry = _count(file, copy)
         writer.finish()
@@ -177,7 +188,25 @@ def _rewrite(file: McapFile, target: Path) -> FileEntry:
     if file.path != target or not entry.messages:
         file.path.unlink()
     sync_folder(target.parent)
-    return entry
+    return entry, late.last_ns
+
+
+class _Lateness:
+    """How long messages were on their way, which their clocks do not say, against the best."""
+
+    def __init__(self) -> None:
+        self._best: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def add(self, topic: str, delay_ns: int) -> None:
+        self._last[topic] = delay_ns
+        if delay_ns < self._best.setdefault(topic, delay_ns):
+            self._best[topic] = delay_ns
+
+    @property
+    def last_ns(self) -> int:
+        """Of the last message of each topic, the largest."""
+        return max((last - self._best[topic] for topic, last in self._last.items()), default=0)
 
 
 def _count(file: McapFile, visit=lambda chunk: None) -> FileEntry:  # type: ignore[no-untyped-def]

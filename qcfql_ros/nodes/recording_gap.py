@@ -23,6 +23,7 @@ class RecordingGap:
     ) -> None:
         self._last_ns, self._started_ns, self._flush_s = last_ns, started_ns, flush_s
         self._killed = recovery is not None and bool(recovery.files)
+        self._late_s = recovery.late_s if recovery is not None else 0.0
         self.heard_s = self.gap_s = 0.0
 
     def heard(self, now_ns: int) -> bool:
@@ -31,7 +32,7 @@ class RecordingGap:
             return False
         self.heard_s = max(1e-9, (now_ns - self._started_ns) / 1e9)
         if self._killed and self._last_ns:
-            self.gap_s = (now_ns - self._last_ns) / 1e9
+            self.gap_s = (now_ns - self._last_ns) / 1e9 + self._late_s
         return bool(self.gap_s)
 
     def values(self) -> dict[str, Any]:
