@@ -156,6 +156,13 @@ def test_big_endian_and_other_encodings_are_refused():
                 READER(head + bytes(60), name)
 
 
+@pytest.mark.parametrize('text', [b'start 3', b'start\x003\0', b'\0\0', b'h\xf6he\0'])
+def test_a_text_that_is_none_is_refused(text):
+    assert READER(b'\0\1\0\0\3\0\0\0ab\0', topics.STRING).data == 'ab'
+    with pytest.raises(MessageError, match=r"a text that ends at byte \d+|can't decode"):
+        READER(b'\0\1\0\0' + len(text).to_bytes(4, 'little') + text, topics.STRING)
+
+
 def test_a_type_that_is_not_read_is_refused_by_name():
     with pytest.raises(MessageError, match='std_msgs/msg/Char'):
         READER(b'\0\1\0\0', 'std_msgs/msg/Char')

@@ -87,9 +87,12 @@ class Cursor:
         size = self.count()
         raw = self.data[self.at : self.at + size]
         self.at += size
-        if raw and raw[-1] != 0:
-            raise MessageError(f'a text that ends at byte {self.at} has no 0 at its end')
-        return str(raw[:-1], 'utf-8')
+        text = str(raw, 'utf-8')
+        if raw and text.find('\0') != len(text) - 1:
+            raise MessageError(
+                f'a text that ends at byte {self.at} has no 0 at its end, or another'
+            )
+        return text[:-1]
 
     def texts(self) -> list[str]:
         """Read a sequence of strings."""
