@@ -12,12 +12,13 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.bag_folder import find_bags, split_paths
 from qcfql_ros.data.bag_metadata import CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.damage import Damage
-from qcfql_ros.data.dataset import Progress, load_dataset
+from qcfql_ros.data.dataset import Progress, load_blocks
 from qcfql_ros.data.reader import bag_custom_data
-from qcfql_ros.data.step_block import StepBlock, blocks_of_events
+from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.step_cache import StepCache, counted, described, is_being_written
 from qcfql_ros.data.step_file import StepFile
 from qcfql_ros.data.step_sink import StepSink
+from qcfql_ros.data.teleoperation import labels_note
 from qcfql_ros.errors import BagError
 
 _TOTALS = ('messages', 'steps', 'episodes', 'segments')  # counted, but nothing left out
@@ -30,6 +31,7 @@ class BagSteps:
         path: the recording.
         contract: what its messages mean.
         cache: look for steps kept beside the bag, and keep them there.
+        part: only some of its files, which nobody writes to any more, and what to call them.
 
     Attributes:
         path: the recording.
@@ -44,17 +46,29 @@ class BagSteps:
             has a topic with another type than the contract's.
     """
 
-    def __init__(self, path: Path, contract: Contract, *, cache: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        contract: Contract,
+        *,
+        cache: bool = True,
+        part: tuple[slice, str] | None = None,
+    ) -> None:
+        splits, name = part or (slice(None), '')
         self.path = path
         self.counters: Counter[str] = Counter()
         self.damage = Damage()
         self.notes: list[str] = []
         self._progress: Progress | None = None
+        self._cache: StepCache | None = None
         self._kept: StepFile | None = None
         self._seconds = 0.0
-        paths = split_paths(path)
+        if note := labels_note(path, contract):
+            self.notes.append(note)
+        paths = split_paths(path)[splits]
         self.bytes = _size(paths)
-        self._cache = self._usable_cache(paths, contract) if cache else None
+        if cache and (part is not None or not is_being_written(path, paths)):
+            self._cache = self._cache_of(paths, contract, name)
         if self._cache is not None:
             self._kept = self._cache.read()
             if self._cache.why_not:
@@ -64,18 +78,20 @@ class BagSteps:
         if self._kept is not None:
             self.counters, self.damage = counted(self._kept)
         else:
-            events = load_dataset(
-                path, contract, self._tell, counters=self.counters, damage=self.damage
+            self._decoded = load_blocks(
+                path,
+                contract,
+                self._tell,
+                splits=splits,
+                counters=self.counters,
+                damage=self.damage,
             )
-            self._decoded = blocks_of_events(events, contract.state_dim, contract.action.dim)
 
-    def _usable_cache(self, paths: Sequence[Path], contract: Contract) -> StepCache | None:
-        if is_being_written(self.path, paths):
-            return None
+    def _cache_of(self, paths: Sequence[Path], contract: Contract, name: str) -> StepCache:
         custom = bag_custom_data(self.path)
         recorded = [custom.get(CONTRACT_HASH, ''), custom.get(NAMESPACE, '')]
         try:
-            return StepCache(self.path, paths, contract, recorded)
+            return StepCache(self.path, paths, contract, recorded, name)
         except OSError as error:
             raise BagError(f'cannot read {self.path}: {error.strerror or error}') from error
 
@@ -89,21 +105,40 @@ class BagSteps:
             return
         started_s, self._progress = time.monotonic(), progress
         sink = StepSink(None) if self._cache is None else self._cache.sink()
+        for _ in self._through(sink):
+            pass
+        self._seconds = time.monotonic() - started_s
+
+    def stream(self) -> Iterator[StepBlock]:
+        """Yield the steps, while they are decoded where they have to be; once."""
+        if self._kept is not None:
+            yield from self._kept.blocks()
+        elif self._cache is None:
+            yield from self._decoded
+        else:
+            yield from self._through(self._cache.sink(movable=False))
+
+    def _through(self, sink: StepSink) -> Iterator[StepBlock]:
+        """Yield what is decoded, and keep it.
+
+        Raises:
+            BagError: a file cannot be read, or what was written does not come back.
+        """
         try:
             for block in self._decoded:
                 sink.add(block)
+                yield block
             if self._cache is None:
                 self._kept = sink.finish(described(self.counters, self.damage))
-            else:
-                unchanged = self._cache.still_true()
-                about = self._cache.about(self.counters, self.damage)
-                self._kept = sink.finish(about, keep=unchanged)
-                trouble = sink.trouble if unchanged else 'the recording changed meanwhile'
-                if trouble:
-                    self.notes.append(f'{self.path}: steps not kept beside it: {trouble}')
+                return
+            unchanged = self._cache.still_true()
+            about = self._cache.about(self.counters, self.damage)
+            self._kept = sink.finish(about, keep=unchanged)
+            trouble = sink.trouble if unchanged else 'the recording changed meanwhile'
+            if trouble:
+                self.notes.append(f'{self.path}: steps not kept beside it: {trouble}')
         finally:
             sink.close()
-        self._seconds = time.monotonic() - started_s
 
     def _tell(self, part: float, left_s: float) -> None:
         if self._progress is not None:

@@ -8,13 +8,15 @@ program changed. It counts only where all of these and its own checksums are rig
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import mmap
 import os
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class StepCache:
         paths: the files of it that are read, in order.
         contract: what the messages mean.
         recorded: what else the steps depend on, of what the bag says of itself.
+        name: of the files, where they are not all of the recording.
 
     Attributes:
         path: of the file.
@@ -51,9 +54,14 @@ class StepCache:
     """
 
     def __init__(
-        self, bag: Path, paths: Sequence[Path], contract: Contract, recorded: Sequence[str]
+        self,
+        bag: Path,
+        paths: Sequence[Path],
+        contract: Contract,
+        recorded: Sequence[str],
+        name: str = '',
     ) -> None:
-        self.path = beside(bag, CACHE_SUFFIX) / f'{contract.name.replace("/", "_")}.steps'
+        self.path = _path(bag, contract, name)
         self.why_not = ''
         self._bag, self._paths = bag, list(paths)
         self._contract, self._recorded = contract, list(recorded)
@@ -100,6 +108,16 @@ class StepCache:
         }
 
 
+def forget_parts(bag: Path, contract: Contract, names: Iterable[str]) -> None:
+    """Remove what is kept of other parts of the bag than these."""
+    wanted = {_path(bag, contract, name) for name in names}
+    everything = _path(bag, contract, '')
+    for path in everything.parent.glob(f'{glob.escape(everything.stem)}.*.steps'):
+        if path not in wanted:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def is_being_written(bag: Path, paths: Sequence[Path]) -> bool:
     """Say whether a recorder writes to the bag, or left it without closing its last file."""
     folder = bag if bag.is_dir() else bag.parent
@@ -127,6 +145,11 @@ def program_digest() -> str:
     for path in sorted([*(root / 'contract').glob('*.py'), *(root / 'data').glob('*.py')]):
         digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
     return digest.hexdigest()
+
+
+def _path(bag: Path, contract: Contract, name: str) -> Path:
+    of = contract.name.replace('/', '_')
+    return beside(bag, CACHE_SUFFIX) / (f'{of}.{name}.steps' if name else f'{of}.steps')
 
 
 def _labels_digest(bag: Path) -> str:

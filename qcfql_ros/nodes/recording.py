@@ -14,11 +14,10 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import CHUNK_TOPIC, absolute
 from qcfql_ros.data.assembler import Assembler, Event
 from qcfql_ros.data.bag_metadata import Topic
-from qcfql_ros.data.damage import Damage
-from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.reader import read_splits, split_number, split_paths
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.retention import first_needed
+from qcfql_ros.data.session_history import earlier_events, note_session
 from qcfql_ros.data.session_mark import session_mark, session_topic
 from qcfql_ros.data.spool import Item, Spool
 from qcfql_ros.data.step_log import StepLog
@@ -85,6 +84,7 @@ class Recording:
         if capacity is None:
             recorder.first_needed = WHATEVER
         self._session = session_topic(namespace)
+        note_session(recorder.custom, recorder.first_split)
         self._writer = WriterThread(
             recorder, spool, self._mark, begun=begun, write_s=write_s, wake=wake
         )
@@ -217,18 +217,11 @@ class Recording:
         paths = [path for path in here.values() if path]
         parts: list[Iterator[Event]] = []
         if old:
-            damage = Damage()
-            events = load_dataset(folder, self._contract, splits=slice(0, old), damage=damage)
-            parts.append(self._noting(events, damage))
+            first, say = recorder.first_split, recorder.notes.append
+            parts.append(earlier_events(folder, self._contract, recorder.custom, first, say))
         if messages:
             parts.append(self._again(messages, paths, self._cut))
         return chain.from_iterable(parts)
-
-    def _noting(self, events: Iterator[Event], damage: Damage) -> Iterator[Event]:
-        """Yield `events`, then note what the bag left out of them."""
-        yield from events
-        if damage:
-            self._recorder.notes.append(f'{self._recorder.folder}: {damage}')
 
     def _again(self, messages: int, paths: Sequence[Path], cut: bool) -> Iterator[Event]:
         """Yield what the first `messages` of this session's files gave; its end is open or cut."""
