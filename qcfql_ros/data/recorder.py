@@ -40,6 +40,7 @@ from qcfql_ros.data.open_split import OpenSplit
 from qcfql_ros.data.reader import split_number
 from qcfql_ros.data.recovery import Recovery, recover_bag
 from qcfql_ros.data.retention import surplus, topic_counts
+from qcfql_ros.data.session_mark import SESSION_TOPIC
 from qcfql_ros.errors import BagError
 
 SECOND_NS = 1_000_000_000
@@ -136,7 +137,8 @@ class BagRecorder:
         """Accept one message and return its receive stamp as recorded.
 
         Stamps in a file rise strictly, so that every reader sees the order of receipt: one that
-        does not is moved up, and a clock that was set back by a second or more begins a new file.
+        does not is moved up, and a clock that was set back by a second or more begins a new file,
+        as a session does that begins at an earlier time.
 
         Args:
             topic: absolute name, one of those given at the start.
@@ -148,7 +150,8 @@ class BagRecorder:
             BagError: the disk refused; nothing more is accepted until `resume`.
         """
         if receive_ns <= self._last_ns:
-            if self._last_ns - receive_ns < SECOND_NS:
+            session = topic.endswith(SESSION_TOPIC)
+            if self._last_ns - receive_ns < SECOND_NS and not session:
                 receive_ns = self._last_ns + 1
             else:
                 self._guard(self._close_file)

@@ -83,12 +83,12 @@ def check_arguments(
             hint = nearest(name, known) or f'; arguments are {", ".join(known)}'
             raise ParameterError(f'unknown launch argument {name!r}{hint}')
     values = {name: known[name].check(_parse(known[name], texts[name])) for name in known}
-    # The learner takes receive stamps from the wall clock: beside stamps of /clock every step
-    # would be late, and dropped.
+    # At wall rate ticks are a period of the system's clock apart, whatever /clock does: where that
+    # is not as fast, steps would be late, and dropped.
     if values['use_sim_time'] and values['learn'] and values['pacing'] == 'wall':
         raise ParameterError(
-            'use_sim_time:=true with pacing:=wall and learn:=true would learn nothing: stamps of '
-            '/clock do not compare with the wall clock; give pacing:=lockstep or learn:=false'
+            'use_sim_time:=true with pacing:=wall and learn:=true would learn little or nothing: '
+            'ticks of the wall clock do not keep to /clock; give pacing:=lockstep or learn:=false'
         )
     return values
 

@@ -23,6 +23,7 @@ from std_msgs.msg import UInt8MultiArray, UInt64
 
 from qcfql_ros.contract.topics import CHUNK_TOPIC, CREDITS_TOPIC, WEIGHTS_TOPIC, absolute
 from qcfql_ros.errors import BagError, QcfqlError
+from qcfql_ros.nodes.credits import CreditGate
 from qcfql_ros.nodes.diagnostics import Diagnostics
 from qcfql_ros.nodes.learner_diagnostics import learner_status
 from qcfql_ros.nodes.learner_setup import (
@@ -32,6 +33,7 @@ from qcfql_ros.nodes.learner_setup import (
     read_inputs,
     start_trainer,
 )
+from qcfql_ros.nodes.playback_listener import PlaybackListener
 from qcfql_ros.nodes.policy_shelf import PolicyShelf
 from qcfql_ros.nodes.process import Stop, run_node
 from qcfql_ros.nodes.qos import CREDITS_QOS
@@ -45,7 +47,6 @@ from qcfql_ros.training.link import TrainerLink
 
 PUMP_S = 0.02
 ADAPT_S = 0.2
-SETTLE_S = 0.3
 RECORDING_TICKS = 256
 TRAINER_STOP_S = 20.0
 
@@ -62,8 +63,14 @@ class LearnerNode(Node):
         self._chunk = absolute(CHUNK_TOPIC, namespace)
 
         written = self.create_guard_condition(self._pump)
+        self._sim_time = bool(self.get_parameter('use_sim_time').value)
         self._recording, recorder = open_recording(
-            settings, self._run_dir, self._contract, namespace, written.trigger
+            settings,
+            self._run_dir,
+            self._contract,
+            namespace,
+            written.trigger,
+            self._sim_ns if self._sim_time else None,
         )
         self._gap = RecordingGap(recorder.last_ns, recorder.recovery, time.time_ns())
         if recorder.recovery is not None:
@@ -88,12 +95,20 @@ class LearnerNode(Node):
 
         types = self._contract.recorded_topics(namespace)
         profiles = expected_profiles(self._contract, namespace, settings.pacing)
-        self._matches: list[int] = []
-        self._counted_s = 0.0
+        self._gate = CreditGate()
+        self._outcome = absolute(self._contract.outcome.topic, namespace)
+        self._playback = PlaybackListener(
+            self,
+            self._recording,
+            self._contract,
+            namespace,
+            sim_time=self._sim_time,
+            warn=lambda text: self.get_logger().warning(text),
+        )
         self._topics = RecordedTopics(
             self,
             {topic: (types[topic], profile) for topic, profile in profiles.items()},
-            self._recording.accept,
+            self._playback.hear,
             self._recording.offered,
             lambda text: self.get_logger().info(text),
         )
@@ -109,6 +124,7 @@ class LearnerNode(Node):
 
     def close(self) -> None:
         """End the session: the last steps to the trainer, the bag closed, a checkpoint."""
+        self._playback.close()
         try:
             events = self._recording.finish()
             if self._feed is not None:
@@ -132,6 +148,7 @@ class LearnerNode(Node):
         # Recording alone has nothing to wait for, but a simulator must not outrun the recorder.
         tick = self._recording.assembler.last_tick or self._robot_tick
         credits = tick + RECORDING_TICKS
+        held = False
         if self._feed is not None:
             self._feed.add(events)
             try:
@@ -143,11 +160,14 @@ class LearnerNode(Node):
                 if message['kind'] == 'policy':
                     self._publish_policy(message)
             credits = self._feed.credits(tick, self._set.utd_ratio, self._set.warmup_steps)
-        if not self._matched():
-            credits = tick
+        # A simulator holds to the pace of learning, and so does the playback of one.
+        held = credits <= tick and self._set.pacing == 'lockstep'
+        heard = self._heard()
+        credits = self._gate.allow(tick if self._said else credits, tick, heard=heard)
         if credits != self._credits_sent:
             self._credits_sent = credits
             self._credits.publish(UInt64(data=credits))
+        self._playback.pump(self._topics, 'waiting for the trainer' if held else '')
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Learn at which tick a robot is that ran before us; it may wait for our credits."""
@@ -157,21 +177,18 @@ class LearnerNode(Node):
                 values = {pair.key: pair.value for pair in status.values}
                 self._robot_tick = int(values.get('tick', 0))
 
-    def _matched(self) -> bool:
-        """Whether everything that a tick consists of would be recorded.
-
-        Our seeing a publisher is not yet its seeing us; that takes about as long again.
-        """
-        matches = [n for topic, n in self._topics.matched().items() if topic != self._chunk]
-        if matches != self._matches:
-            self._matches = matches
-            self._counted_s = time.monotonic()
-        matched = all(matches) and time.monotonic() > self._counted_s + SETTLE_S
-        # That a publisher sees us too, which can take seconds, only its messages tell.
-        heard = matched and self._topics.silent() <= {self._chunk}
-        if heard and self._gap.heard(time.time_ns()):
+    def _heard(self) -> bool:
+        """Whether everything that a tick consists of is recorded."""
+        publishers = self._topics.matched()
+        del publishers[self._chunk]
+        others = self._gate.changed(publishers)
+        self._topics.forget(others)
+        if self._outcome in others:  # another robot may be at another tick
+            self._recording.assembler.last_tick = self._robot_tick = 0
+        heard = self._gate.matched and self._topics.silent() <= {self._chunk}
+        if heard and not self._sim_time and self._gap.heard(time.time_ns()):
             self.get_logger().warning(str(self._gap))
-        return matched
+        return heard
 
     def _publish_policy(self, message: dict) -> None:
         try:
@@ -192,7 +209,12 @@ class LearnerNode(Node):
         """Yield what the bag gave until now; its last `live` events are this session's."""
         return self._recording.history()
 
+    def _sim_ns(self) -> int:
+        """Return the time of /clock in ns; of the system while there is none."""
+        return self.get_clock().now().nanoseconds or time.time_ns()
+
     def _diagnose(self) -> None:
+        self._playback.look_for_bag_player()
         for note in self._recording.notes():
             self.get_logger().info(note)
         if self._feed is not None and not self._feed.loading:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def read_inputs(settings: Any) -> tuple[Path, Contract]:
         raise ParameterError("run_dir: got '', wanted the folder of this run")
     run_dir = Path(settings.run_dir).expanduser()
     contract = load_contract(settings.contract)
+    if settings.pacing == 'lockstep':
+        contract.require_stamps()
     if settings.learn:
         contract.require_no_images_for_training()
         if settings.model:
@@ -71,8 +74,18 @@ def open_recording(
     contract: Contract,
     namespace: str,
     wake: Callable[[], None],
+    sim_clock: Callable[[], int] | None = None,
 ) -> tuple[Recording, BagRecorder]:
     """Recover the bag of this run if need be, and begin a session in it.
+
+    Args:
+        settings: of the node.
+        run_dir: where it writes.
+        contract: what is recorded.
+        namespace: of the robot.
+        wake: called when something was written.
+        sim_clock: time of receipt in ns, where it is not the system's; the session then begins
+            with the first message.
 
     Raises:
         QcfqlError: the bag cannot be gone on with.
@@ -97,6 +110,8 @@ def open_recording(
         write_s=WRITE_S[settings.pacing],
         capacity=settings.capacity if settings.learn else None,
         wake=wake,
+        clock=sim_clock or time.time_ns,
+        begun=sim_clock is None,
     )
     return recording, recorder
 

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import yaml
@@ -55,6 +55,7 @@ CLOCK_S = 0.025  # between two messages, /clock goes on 40 times a second
 SETTLE_S = 1.0  # after the first listener, for others to be discovered
 SILENCE_S = 10.0
 READY_S = 30.0
+LATCHED = 100  # messages of a latched topic are kept at least
 LATE_S = 0.1  # later than this, the rest is played later too, rather than in a burst
 _ONE_NS = 1_000_000_000
 
@@ -106,13 +107,9 @@ class Player:
         self._executor.add_node(node)
         self._index = {topic: number for number, topic in enumerate(playback.topics)}
         self._out: dict[str, Publisher] = {}
-        self._latched: set[str] = set()
         for topic, channel in channels.items():
-            depth = latched_depth(channel)
-            if depth:
-                self._latched.add(topic)
-            kind = message_class(channel.type_name)
-            self._out[topic] = node.create_publisher(kind, topic, _offer(depth))
+            kind, offer = message_class(channel.type_name), _offer(latched_depth(channel))
+            self._out[topic] = node.create_publisher(kind, topic, offer)
         self._clock = node.create_publisher(
             Clock, '/clock', QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         )
@@ -127,7 +124,6 @@ class Player:
         self._bytes = 0
         self._number = 0
         self._piece_s = 0.0
-        self._stalled: set[str] = set()
         self._about.publish(String(data=as_text(playback)))
 
     def close(self) -> None:
@@ -207,17 +203,13 @@ class Player:
             self.played.seconds = time.monotonic() - begun_s
             for name in self._learners:
                 self.played.learners[name] = self._answers[name][0].messages
+            self._flush()
         return self.played
 
     def _send(self, message: Message) -> None:
         topic = message.topic
         self._tell_time(message.receive_ns)
-        try:
-            self._out[topic].publish(message.data)
-        except RCLError as error:
-            raise RobotError(f'{topic} cannot be published: {error}') from error
-        if topic in self._latched:
-            self._acknowledged([topic])  # its queue is as short as that of who recorded it
+        self._publish(topic, message.data)
         if not self._entries:
             self._piece_s = time.monotonic()
         self._entries.append(Entry(self._index[topic], message.receive_ns, message.publish_ns))
@@ -226,6 +218,18 @@ class Player:
         full = len(self._entries) >= PIECE_MESSAGES or self._bytes >= PIECE_BYTES
         if full or time.monotonic() > self._piece_s + PIECE_S:
             self._end_piece()
+
+    def _publish(self, topic: str, data: bytes) -> None:
+        """Publish one message, once every listener has room for it."""
+        until_s = time.monotonic() + SILENCE_S
+        while True:
+            try:
+                return self._out[topic].publish(data)
+            except RCLError as error:  # after 0.1 s: all that is queued waits for a listener
+                if time.monotonic() > until_s:
+                    raise RobotError(
+                        f'{topic} has a listener that takes nothing for {SILENCE_S:g} s: {error}'
+                    ) from error
 
     def _wait(self, due_s: float, last_ns: int, next_ns: int) -> None:
         """Let time pass until `due_s`, and /clock with it."""
@@ -250,7 +254,6 @@ class Player:
         """Say what was published since the last time, and let no learner fall behind."""
         if not self._entries and not last:
             return
-        self._acknowledged({self._playback.topics[entry.topic] for entry in self._entries})
         self._number += 1
         piece = Piece(self._playback.id, self._number, tuple(self._entries), last)
         self._pieces.publish(String(data=as_text(piece)))
@@ -267,14 +270,15 @@ class Player:
                 )
             self._executor.spin_once(timeout_sec=0.05)
 
-    def _acknowledged(self, topics: Collection[str]) -> None:
-        """Wait until every listener has the messages; one that never says so is given up."""
-        for topic in topics:
-            patience = Duration(seconds=SILENCE_S)
-            if topic in self._stalled or self._out[topic].wait_for_all_acked(patience):
+    def _flush(self) -> None:
+        """Wait until others than learners have everything; acknowledging takes them seconds."""
+        until_s = time.monotonic() + SILENCE_S
+        for topic, out in self._out.items():
+            if out.get_subscription_count() <= len(self._learners):
                 continue
-            self._stalled.add(topic)
-            self._say(f'{topic} has a listener that takes nothing; it is not waited for any more')
+            left_s = max(0.0, until_s - time.monotonic())
+            if not out.wait_for_all_acked(Duration(seconds=left_s)):
+                self._say(f'{topic} has a listener that may not have heard the end')
 
     def _heard(self) -> bool:
         return any(out.get_subscription_count() for out in self._out.values())
@@ -327,7 +331,7 @@ def _offer(latched: int) -> QoSProfile:
     """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST if latched else HistoryPolicy.KEEP_ALL,
-        depth=latched,
+        depth=max(LATCHED, latched),
         reliability=ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
