@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qcfql_ros.contract import topics
+from qcfql_ros.data.alike_numbers import DTYPES, number_layout
 from qcfql_ros.data.cdr import CdrReader
+from qcfql_ros.data.cdr_cursor import FLOAT64
 from qcfql_ros.errors import MessageError
 
 _U32 = struct.Struct('<I')
@@ -44,14 +46,16 @@ class Layout(NamedTuple):
     Attributes:
         fixed: bytes that are as in the template; padding, stamp and numbers are not.
         names: joint names; none of a vector message.
-        numbers: (offset in bytes, count) of the float64 numbers of each field.
+        numbers: (offset in bytes, count) of the numbers of each field.
         stamped: has a header.
+        dtype: of the numbers.
     """
 
     fixed: tuple[slice, ...]
     names: tuple[str, ...]
     numbers: dict[str, tuple[int, int]]
     stamped: bool = True
+    dtype: np.dtype = FLOAT64
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +86,9 @@ class Alike:
 
     def numbers(self, field: str) -> np.ndarray:
         """Return the numbers of a field, (m, count) float64."""
-        start, count = self.layout.numbers[field]
-        part = np.ascontiguousarray(self.rows[:, start : start + 8 * count])
-        return part.view('<f8').reshape(len(part), count)
+        (start, count), dtype = self.layout.numbers[field], self.layout.dtype
+        part = np.ascontiguousarray(self.rows[:, start : start + dtype.itemsize * count])
+        return part.view(dtype).reshape(len(part), count).astype(np.float64, copy=False)
 
 
 def lay_out(
@@ -102,7 +106,7 @@ def lay_out(
     """
     alike: list[Alike] = []
     single: list[int] = []
-    if type_name != topics.JOINT_STATE and type_name not in _VECTORS:
+    if not (type_name == topics.JOINT_STATE or type_name in _VECTORS or type_name in DTYPES):
         return alike, list(range(len(data)))
     lengths = np.fromiter(map(len, data), np.int64, len(data))
     for length in np.unique(lengths).tolist():
@@ -148,6 +152,12 @@ def _layout(data: bytes, type_name: str, read: CdrReader) -> Layout | None:
         message = read(data, type_name)
     except MessageError:
         return None
+    if type_name in DTYPES:
+        found = number_layout(data, message, type_name)
+        if found is None:
+            return None
+        numbers = {'': (found.start, found.size)}
+        return Layout(found.fixed, (), numbers, stamped=False, dtype=DTYPES[type_name])
     if type_name in topics.UNSTAMPED:
         return Layout((slice(0, 2),), (), {'': (4, _VECTORS[type_name])}, stamped=False)
     at = 16 + _U32.unpack_from(data, 12)[0]

@@ -20,6 +20,7 @@ from qcfql_ros.contract.decode import UNIT_TOLERANCE, Decoder
 from qcfql_ros.contract.named_vector import LARGEST_COUNT
 from qcfql_ros.contract.schema import Contract, Entry
 from qcfql_ros.data.alike import Alike, lay_out
+from qcfql_ros.data.alike_numbers import DTYPES
 from qcfql_ros.data.cdr import CdrReader
 from qcfql_ros.errors import MessageError
 
@@ -120,6 +121,10 @@ class StreamDecoder:
         for entry in self._entries:
             if self._type == topics.JOINT_STATE:
                 raw = _joints(entry, group)
+            elif self._type in DTYPES:
+                raw = _elements(entry, group)
+                if self._type == topics.BOOL:
+                    good &= group.numbers('')[:, 0] <= 1
             else:
                 raw = _components(entry, group, self._type)
                 if self._type == topics.IMU:  # -1 begins the covariance of what is not measured
@@ -140,6 +145,14 @@ def _joints(entry: Entry, group: Alike) -> np.ndarray | None:
     if any(names.count(name) != 1 for name in entry.names):
         return None
     return group.numbers(entry.field)[:, [names.index(name) for name in entry.names]]
+
+
+def _elements(entry: Entry, group: Alike) -> np.ndarray | None:
+    if not entry.length:
+        return group.numbers('')
+    if group.layout.numbers[''][1] != entry.length:
+        return None
+    return group.numbers('')[:, list(entry.index)]
 
 
 def _components(entry: Entry, group: Alike, type_name: str) -> np.ndarray | None:
