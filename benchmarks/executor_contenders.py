@@ -388,6 +388,7 @@ def train(contract: Contract, **_: Any) -> None:
 
     from qcfql_ros.algorithm.config import AlgorithmConfig
     from qcfql_ros.algorithm.update import Update
+    from qcfql_ros.data.step_block import blocks_of_events
     from qcfql_ros.data.steps import SegmentEnd, Step
     from qcfql_ros.training.setup import empty_replay, fill
 
@@ -403,7 +404,8 @@ def train(contract: Contract, **_: Any) -> None:
         if index % 200 == 199:
             events.append(SegmentEnd(observation, False, 'terminated', True))
     replay = empty_replay(config, 40_000)
-    fill(replay, events, 'invented steps')
+    blocks = blocks_of_events(events, contract.state_dim, contract.action_dim)
+    fill(replay, blocks, 'invented steps')
     update = Update(config)
     update.step(replay.sample(config.batch_size, generator))
     print('ready', flush=True)

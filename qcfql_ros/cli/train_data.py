@@ -136,13 +136,7 @@ def load_data(
     blocks = chain.from_iterable(bag.blocks() for bag in bags)
     segments = sum(bag.segments for bag in bags)
     source = ', '.join(map(str, arguments.dataset_path))
-
-    def hold_out(block: Any) -> None:
-        for event in block.events():
-            held_out.append(event)
-
-    chosen = split.training(blocks, segments, hold_out)
-    fill(training, (event for block in chosen for event in block.events()), source)
+    fill(training, split.training(blocks, segments, held_out.append_block), source)
     line = f'{training.steps} steps, {training.segment} segments, {len(training)} windows'
     if split.held_out:
         line = f'{line}; held out: {held_out.steps} steps, {split.held_out} segments'

@@ -60,6 +60,10 @@ class ReferenceSampling:
         """Take note that the step at `row` is complete."""
         self._stored += 1
 
+    def add_steps(self, first: int, stop: int, segment_start: int) -> None:
+        """Take note that the steps of rows `first` to before `stop` are complete."""
+        self._stored += stop - first
+
     def end_segment(
         self, first: int, final: int, ended: np.ndarray, plan: tuple[int, np.ndarray] | None
     ) -> bool:
@@ -69,6 +73,10 @@ class ReferenceSampling:
     def forget(self, place: int) -> None:
         """Take note that the row at `place` is about to be overwritten."""
         self._stored -= int(self._replay.is_step[place])
+
+    def forget_all(self, places: np.ndarray) -> None:
+        """Take note that the rows at `places` are about to be overwritten."""
+        self._stored -= int(self._replay.is_step[places].sum())
 
     def draw(self, batch: int, generator: np.random.Generator) -> np.ndarray:
         """Return the places of `batch` starts, drawn uniformly."""

@@ -12,10 +12,13 @@ observation is stored twice: the next observation of a row is the next row's.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 
 from qcfql_ros.algorithm.batch import Batch
 from qcfql_ros.data.reference_sampling import ReferenceSampling
+from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.data.windows import LegalSampling
 from qcfql_ros.errors import ParameterError
@@ -140,7 +143,70 @@ class Replay:
         if isinstance(event, Step):
             self._append_step(event)
         else:
-            self._end_segment(event)
+            self._end(event.final_observation)
+
+    def append_block(self, block: StepBlock) -> None:
+        """Add the steps and ends of a block: the same as to append its events.
+
+        Raises:
+            ParameterError: as `append`; the steps before that one are kept.
+        """
+        begin = 0
+        for after, final in zip(block.end_after.tolist(), block.final_observation, strict=True):
+            self._append_steps(block, begin, after)
+            self._end(final)
+            begin = after
+        self._append_steps(block, begin, len(block))
+
+    def _append_steps(self, block: StepBlock, begin: int, stop: int) -> None:
+        """Add the steps from `begin` to before `stop`, none of which ends its segment before."""
+        most = self.capacity - self.window_steps  # so that none of them overwrites another's start
+        while begin < stop:
+            part = slice(begin, min(stop, begin + most))
+            rewards, refused = self._priced(block, part)
+            part = slice(begin, begin + len(rewards))
+            self._write_rows(block, part, rewards)
+            if refused:
+                self._refuse_price(float(block.reward[part.stop]))
+            begin = part.stop
+
+    def _write_rows(self, block: StepBlock, part: slice, rewards: np.ndarray) -> None:
+        count, first = len(rewards), self.rows
+        if not count:
+            return
+        places = np.arange(first, first + count) % self.capacity
+        self.sampling.forget_all(places)
+        self.observations[places] = block.observation[part]
+        self.actions[places] = block.action[part]
+        self.rewards[places] = rewards
+        self.terminated[places] = block.terminated[part]
+        self.imitated[places] = not self.imitate_success_only
+        self.is_step[places] = True
+        self.is_step[places[-1]] = False
+        begins = first == self.segment_start
+        if not begins:
+            self.is_step[(first - 1) % self.capacity] = True
+        complete = first if begins else first - 1  # the first row that is complete now
+        self.sampling.add_steps(complete, first + count - 1, self.segment_start)
+        self._segment_success |= bool(block.success[part].any())
+        self.steps += count
+        self.rows += count
+        self.segment_start = max(self.segment_start, self.rows - self.capacity)
+        plans = np.searchsorted(block.planned_row, (part.start, part.stop))
+        if plans[1] > plans[0]:
+            row = int(block.planned_row[plans[1] - 1]) - part.start
+            self._last_plan = (first + row, np.array(block.planned[plans[1] - 1]))
+
+    def _priced(self, block: StepBlock, part: slice) -> tuple[np.ndarray, bool]:
+        """Return rewards with the price of failure, up to a step whose price is infinite."""
+        rewards = block.reward[part] + 0.0  # as a price of 0 does to -0
+        if not self.price_failure:
+            return rewards, False
+        failed = block.terminated[part] & ~block.success[part] & (rewards < 0)
+        if self.discount >= 1.0:
+            return (rewards[: int(np.argmax(failed))], True) if failed.any() else (rewards, False)
+        price = rewards * self.discount / (1.0 - self.discount)
+        return np.where(failed, rewards + price, rewards), False
 
     def _append_step(self, step: Step) -> None:
         reward = step.reward + self._price(step)
@@ -160,17 +226,20 @@ class Replay:
         if not (self.price_failure and step.terminated and not step.success and step.reward < 0):
             return 0.0
         if self.discount >= 1.0:
-            raise ParameterError(
-                f'a step with reward {step.reward:g} ended in failure: at discount 1 its cost for '
-                'ever is infinite; give outcome.failure_reward in the contract, or a discount '
-                'below 1'
-            )
+            self._refuse_price(step.reward)
         return step.reward * self.discount / (1.0 - self.discount)
 
-    def _end_segment(self, end: SegmentEnd) -> None:
+    def _refuse_price(self, reward: float) -> NoReturn:
+        raise ParameterError(
+            f'a step with reward {reward:g} ended in failure: at discount 1 its cost for '
+            'ever is infinite; give outcome.failure_reward in the contract, or a discount '
+            'below 1'
+        )
+
+    def _end(self, final_observation: np.ndarray) -> None:
         if self.rows == self.segment_start:
             return
-        final = self._write_row(end.final_observation)
+        final = self._write_row(final_observation)
         steps = np.arange(self.segment_start, final) % self.capacity
         if self._segment_success:
             self.imitated[steps] = True

@@ -63,6 +63,21 @@ class LegalSampling:
         if steps >= self._replay.window_steps:
             self._add(row - self._replay.window_steps + 1)
 
+    def add_steps(self, first: int, stop: int, segment_start: int) -> None:
+        """Take note that the steps of rows `first` to before `stop` are complete.
+
+        As many `add_step`s; none of their starts is forgotten before the last of them.
+
+        Args:
+            first, stop: rows.
+            segment_start: first row of their segment that is kept.
+        """
+        size = self._replay.window_steps
+        rows = np.arange(max(first - size + 1, segment_start), stop - size + 1)
+        slots = np.arange(self._tail, self._tail + len(rows)) % len(self._starts)
+        self._starts[slots] = rows % self._replay.capacity
+        self._tail += len(rows)
+
     def end_segment(
         self, first: int, final: int, ended: np.ndarray, plan: tuple[int, np.ndarray] | None
     ) -> bool:
@@ -93,6 +108,16 @@ class LegalSampling:
             self._head += 1
         if self._planned:
             self._planned.pop(place, None)
+
+    def forget_all(self, places: np.ndarray) -> None:
+        """Take note that the rows at `places`, one behind the other, are to be overwritten."""
+        count, capacity = len(places), self._replay.capacity
+        slots = np.arange(self._head, min(self._tail, self._head + count)) % len(self._starts)
+        # They are kept in the order of the rows, and so are they forgotten.
+        self._head += int(np.count_nonzero((self._starts[slots] - places[0]) % capacity < count))
+        if self._planned:
+            for place in self._planned.keys() & set(places.tolist()):
+                del self._planned[place]
 
     def _add(self, row: int) -> None:
         self._starts[self._tail % len(self._starts)] = row % self._replay.capacity

@@ -11,7 +11,7 @@ from pathlib import Path
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.contract import Contract
 from qcfql_ros.data.replay import Replay
-from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.errors import BagError
 from qcfql_ros.training.buffers import Buffers
 from qcfql_ros.training.checkpoint import TrainingState
@@ -57,10 +57,10 @@ def empty_replay(
     )
 
 
-def fill(replay: Replay, events: Iterable[Step | SegmentEnd], source: str) -> None:
-    """Append `events`; raises BagError if no window of them can be learned from."""
-    for event in events:
-        replay.append(event)
+def fill(replay: Replay, blocks: Iterable[StepBlock], source: str) -> None:
+    """Append `blocks`; raises BagError if no window of them can be learned from."""
+    for block in blocks:
+        replay.append_block(block)
     if not len(replay):
         raise BagError(
             f'{source}: {replay.steps} steps, but no unbroken run of {replay.window_steps} to '
@@ -75,11 +75,11 @@ def load_demonstrations(
     if not paths:
         return None
     from qcfql_ros.data.damage import Damage
-    from qcfql_ros.data.dataset import load_dataset
+    from qcfql_ros.data.dataset import load_blocks
 
     replay, damage = empty_replay(config, capacity, contract, demonstrations=True), Damage()
     source = ', '.join(str(path) for path in paths)
-    fill(replay, load_dataset(paths, contract, damage=damage), source)
+    fill(replay, load_blocks(paths, contract, damage=damage), source)
     if damage:
         print(f'{source}: {damage}', file=sys.stderr, flush=True)
     return replay
