@@ -124,8 +124,13 @@ class RecordedTopics:
         return ''
 
     def silent(self) -> set[str]:
-        """Return the topics of which nothing was heard yet."""
+        """Return the topics of which nothing was heard yet, or since `forget`."""
         return {topic for topic, state in self._topics.items() if not state.anything}
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Forget that something was heard of these."""
+        for topic in topics:
+            self._topics[topic].anything = False
 
     def adapt(self) -> None:
         """Replace what does not fit the publishers there are; call it some times a second."""
