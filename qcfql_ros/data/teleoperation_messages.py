@@ -15,9 +15,11 @@ from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.decode_commands import command_numbers
 from qcfql_ros.contract.schema import Command, Contract
 from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.bulk_decode import StreamDecoder
 from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
 from qcfql_ros.errors import MessageError
 
+_AT_ONCE = 4096
 NONE = -1
 """Place in a series that stands for no message."""
 
@@ -104,6 +106,15 @@ class Growing:
         self._values.extend(self._nothing if values is None else values)
         self._good.append(values is not None)
 
+    def add_all(
+        self, stamp_ns: np.ndarray, receive_ns: np.ndarray, values: np.ndarray, good: np.ndarray
+    ) -> None:
+        """Append messages: (n,) int64 both, (n, size) float64, (n,) bool."""
+        self._stamps.frombytes(stamp_ns.astype(np.int64).tobytes())
+        self._receives.frombytes(receive_ns.astype(np.int64).tobytes())
+        self._values.frombytes(np.ascontiguousarray(values, np.float64).tobytes())
+        self._good += good.astype(np.uint8).tobytes()
+
     def series(self, tolerance_ns: int, counters: Counter[str]) -> Series:
         """Return what was read, ordered; of equal stamps the first one.
 
@@ -154,6 +165,11 @@ class Gathered:
         self.now_ns: int | None = None
         self._events: dict[tuple[int, str], int] = {}
         self._decoder, self._read = Decoder(contract), CdrReader()
+        self._bulk = {
+            name: StreamDecoder(contract, name, self._decoder, self._read)
+            for name in contract.streams
+        }
+        self._waiting: dict[str, list[Message]] = {name: [] for name in contract.streams}
         self._takers: dict[str, Callable[[Message], None]] = {}
         for name in contract.streams:
             self._takers[contract.streams[name].topic] = self._stream(name)
@@ -173,7 +189,7 @@ class Gathered:
         return sorted((receive_ns, text) for (_, text), receive_ns in self._events.items())
 
     def take(self, messages: Iterable[Message]) -> None:
-        """Add messages in the order of receipt."""
+        """Add messages in the order of receipt; `finish` behind the last ones."""
         for message in messages:
             taker = self._takers.get(message.topic)
             self.counters['messages'] += 1
@@ -190,23 +206,43 @@ class Gathered:
         self.counters['bad_message'] += 1
         self.problem.setdefault(message.topic, str(error))
 
+    def finish(self) -> None:
+        """Decode what is still to be decoded."""
+        for name, waiting in self._waiting.items():
+            self._decode(name, waiting)
+            waiting.clear()
+
     def _stream(self, name: str) -> Callable[[Message], None]:
-        series = self.streams[name]
-        stamped = self.contract.streams[name].type not in topics.UNSTAMPED
+        waiting = self._waiting[name]
 
         def take(message: Message) -> None:
-            receive_ns = message.receive_ns
-            try:
-                decoded = self._decoder.decode_cdr(name, message.data, self._read)
-            except MessageError as error:
-                self._bad(message, error)
-                stamp = peek_stamp_ns(message.data) if stamped else receive_ns
-                if stamp is not None:
-                    series.add(stamp or receive_ns, receive_ns, None)
-                return
-            series.add(decoded.stamp_ns or receive_ns, receive_ns, decoded.values.tolist())
+            waiting.append(message)
+            if len(waiting) >= _AT_ONCE:
+                self._decode(name, waiting)
+                waiting.clear()
 
         return take
+
+    def _decode(self, name: str, messages: list[Message]) -> None:
+        """Decode messages of one stream, in order."""
+        kind = self.contract.streams[name].type
+        columns = self._bulk[name]([message.data for message in messages])
+        receive_ns = np.array([message.receive_ns for message in messages], np.int64)
+        stamp_ns = np.where(columns.stamp_ns == 0, receive_ns, columns.stamp_ns)
+        kept = np.ones(len(messages), bool)
+        for row in np.flatnonzero(~columns.good).tolist():
+            message = messages[row]
+            try:
+                self._decoder.decode_cdr(name, message.data, self._read)
+            except MessageError as error:
+                self._bad(message, error)
+            if kind not in topics.UNSTAMPED:
+                stamp = peek_stamp_ns(message.data)
+                kept[row] = stamp is not None
+                stamp_ns[row] = stamp or message.receive_ns
+        self.streams[name].add_all(
+            stamp_ns[kept], receive_ns[kept], columns.values[kept], columns.good[kept]
+        )
 
     def _command(self, command: Command) -> Callable[[Message], None]:
         series = self.commands[command.topic]

@@ -49,6 +49,7 @@ class TickData:
     @classmethod
     def of(cls, gathered: Gathered, counters: Counter[str]) -> TickData:
         """Return what was gathered; what is left out is added to `counters`."""
+        gathered.finish()
         contract = gathered.contract
         tolerance_ns = round(contract.stamp_tolerance_s * 1e9)
         streams = {
