@@ -78,10 +78,13 @@ class Script:
         data = bytes(STORE.serialize_cdr(message, type_name))
         self.messages.append(Message(topic, receive_ns, 0, data))
 
-    def joints(self, at: int, a: float, b: float = 0.0, names=('b', 'a'), delay=None) -> None:
+    def joints(
+        self, at: int, a: float, b: float = 0.0, names=('b', 'a'), delay=None, stamp=None
+    ) -> None:
         values = {'a': a, 'b': b}
         numbers = np.array([values[name] for name in names])
-        message = T[JOINTS](header(START + at), list(names), numbers, EMPTY, EMPTY)
+        stamp_ns = START + at if stamp is None else stamp
+        message = T[JOINTS](header(stamp_ns), list(names), numbers, EMPTY, EMPTY)
         self.add('/joint_states', JOINTS, message, at, delay)
 
     def twist(self, at: int, x: float, stamp: int | None = None, delay=None) -> None:

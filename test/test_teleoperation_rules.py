@@ -13,7 +13,9 @@ from teleoperation_oracle import Recorded, Rules, expected
 from teleoperation_script import MS, PERIOD, START, Script, contract_of, shape
 
 from qcfql_ros.data.labels import Label, Labels
-from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.data.step_block import StepBlock
+from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
+from qcfql_ros.data.teleoperation_steps import split_block
 
 TOLERANCE = 12_500_000
 
@@ -97,6 +99,18 @@ def test_an_episode_without_an_end_is_only_broken_off(tmp_path):
     assert shape(events) == [(4, 'restart'), (5, 'shutdown')]
     assert all(e.truncated and not e.episode_end for e in events if isinstance(e, SegmentEnd))
     assert not any(step.terminated for step in steps_of(events))
+
+
+def test_a_start_that_a_recorder_is_given_again_is_no_new_one(tmp_path):
+    script = one_episode()
+    first = script.messages[0]._replace(publish_ns=START - 500 * MS)
+    script.messages[0] = first
+    again = first._replace(receive_ns=START + 2 * PERIOD)
+    script.messages.append(again)
+    contract = contract_of(tmp_path)
+    assert shape(script.events_of(contract)[0]) == [(6, 'terminated')]
+    script.messages[-1] = again._replace(publish_ns=START + 2 * PERIOD - MS)  # sent again
+    assert shape(script.events_of(contract)[0]) == [(2, 'restart'), (4, 'terminated')]
 
 
 def test_events_that_say_nothing_new_change_nothing(tmp_path):
@@ -183,6 +197,29 @@ def test_a_bad_command_or_reward_drops_its_tick_alone(tmp_path):
     assert counters['bad_message'] == 1
 
 
+def test_a_tick_does_not_take_the_command_of_a_neighbour_that_was_lost(tmp_path):
+    script = Script()
+    script.event(-MS, 'start')
+    script.run(0, 6)
+    script.messages = [
+        message
+        for message in script.messages
+        if (message.topic, _tick_of(message)) not in {('/hand', 2), ('/twist', 3)}
+    ]
+    events, counters = script.events_of(contract_of(tmp_path))
+    assert shape(events) == [(2, 'missing_command'), (2, 'shutdown')]
+    assert [step.action[1] for step in steps_of(events)] == [0, 1 / 256, 4 / 256, 5 / 256]
+    assert counters['dropped_missing_command'] == 1
+
+
+def test_what_is_beyond_a_float32_is_not_seen(tmp_path):
+    script = one_episode()
+    script.joints(2 * PERIOD - 2 * MS, 1e39)
+    events, counters = script.events_of(contract_of(tmp_path))
+    assert shape(events) == [(1, 'missing_next_observation'), (3, 'terminated')]
+    assert counters['dropped_bad_observation'] == 1
+
+
 def _tick_of(message):
     return (message.receive_ns - START) // PERIOD
 
@@ -202,7 +239,7 @@ def test_a_stamp_of_zero_is_the_receipt(tmp_path):
     script.event(-MS, 'start')
     for tick in range(5):
         at = tick * PERIOD
-        script.joints(at - 5 * MS, 1.0)
+        script.joints(at - 5 * MS, 1.0, stamp=0)
         script.twist(at, 0.25, stamp=0)
         script.hand(at + MS, 0.0)
     events, _ = script.events_of(contract_of(tmp_path))
@@ -232,7 +269,8 @@ def test_on_a_grid_of_the_period_each_tick_has_the_latest_command(tmp_path):
         if 300 * MS < at < 500 * MS:
             continue  # the person let go
         script.twist(at, 0.25 + place / 1024)
-        script.hand(at, place / 256)
+    for place in range(80):  # which goes on
+        script.hand(3 * MS + place * 8 * MS, place / 256)
     for at in range(0, 700, 10):
         script.joints(at * MS, at / 1024)
     script.event(640 * MS, 'success')
@@ -242,9 +280,10 @@ def test_on_a_grid_of_the_period_each_tick_has_the_latest_command(tmp_path):
     kept = [at for at in grid if at <= 299 + 62 or at >= 507]
     steps = steps_of(events)
     assert [(step.stamp_ns - START) // MS for step in steps] == kept
-    place = [min((at - 3) // 8, 37 if at < 500 else 99) for at in kept]
-    assert [step.action[0] for step in steps] == [p / 512 for p in place]
-    assert [step.action[1] for step in steps] == [p / 256 for p in place]
+    assert [step.action[0] for step in steps] == [
+        min((at - 3) // 8, 37 if at < 500 else 99) / 512 for at in kept
+    ]
+    assert [step.action[1] for step in steps] == [(at - 3) // 8 / 256 for at in kept]
     assert [step.observation[0] for step in steps] == [at // 10 * 10 / 1024 for at in kept]
     assert shape(events) == [(8, 'missing_command'), (2, 'terminated')]
     assert counters['dropped_missing_command'] == 3
@@ -302,6 +341,58 @@ def test_action_rows_undo_the_commands_and_are_seen_one_tick_later(relative, tmp
     before = [none[first], *rows[first:-1]]
     assert np.array_equal([step.observation[2] for step in steps], np.float32(before))
     assert events[-1].final_observation[2] == np.float32(rows[-1])
+
+
+@pytest.mark.parametrize('relative', ['', 'measured'])
+def test_behind_a_gap_there_is_no_previous_action(relative, tmp_path):
+    contract = contract_of(tmp_path, with_position(relative))
+    script = position_script([0.5] * 8)
+    # Tick 2 has no command; what tick 6 looks at cannot be used.
+    script.messages = [m for m in script.messages if (m.topic, _tick_of(m)) != ('/twist', 2)]
+    script.joints(6 * PERIOD - 4 * MS, float('nan'))
+    steps = steps_of(script.events_of(contract)[0])
+    ticks = [(step.stamp_ns - START) // PERIOD for step in steps]
+    assert ticks == [0, 1, 3, 4, 7]
+    row = [(0.5 - (tick / 16 if relative else 0.0) - 0.25) / 0.5 for tick in range(8)]
+    none = [-0.5 if relative else (tick / 16 - 0.25) / 0.5 for tick in range(8)]
+    # A row that is added to what was measured is not known where nothing was.
+    before = [none[0], row[0], none[3], row[3], none[7] if relative else row[6]]
+    assert [step.observation[2] for step in steps] == [np.float32(number) for number in before]
+
+
+def test_a_block_is_split_without_loss():
+    generator = np.random.default_rng(0)
+    ends = np.array([1, 4, 5, 9, 10])
+    block = StepBlock(
+        stamp_ns=np.arange(10),
+        observation=generator.random((10, 3), np.float32),
+        action=generator.random((10, 2), np.float32),
+        reward=generator.random(10),
+        terminated=generator.random(10) < 0.5,
+        success=generator.random(10) < 0.5,
+        source=np.ones(10, np.uint8),
+        chunk=np.full(10, -1),
+        index=np.zeros(10, np.int64),
+        episode=np.arange(10) // 4,
+        planned_row=np.zeros(0, np.int64),
+        planned=np.zeros((0, 0, 2), np.float32),
+        end_after=ends,
+        final_observation=generator.random((5, 3), np.float32),
+        truncated=generator.random(5) < 0.5,
+        episode_end=generator.random(5) < 0.5,
+        reason=('a', 'b', 'c', 'd', 'e'),
+    )
+    for most_steps in range(1, 12):
+        parts = list(split_block(block, most_steps))
+        assert max(map(len, parts)) <= most_steps
+        again = [plain(event) for part in parts for event in part.events()]
+        assert again == [plain(event) for event in block.events()]
+
+
+def plain(event):
+    if isinstance(event, Step):
+        return step_digest(event)
+    return event.final_observation.tobytes(), event.truncated, event.reason, event.episode_end
 
 
 def test_a_clock_that_is_set_back_begins_anew(tmp_path):
