@@ -152,7 +152,7 @@ def test_a_wrong_type_names_bag_topic_got_and_wanted(capsys, tmp_path):
         'sensor_msgs/msg/JointState'
     )
     assert report['bag0.unfit.1'].startswith(f'{bag}: topic /outcome has the type'), 'all of them'
-    assert 'fit: ' in said and 'steps  ' not in said
+    assert 'bag0.unfit.2' not in report and 'steps  ' not in said, 'and none twice'
 
 
 def test_a_gap_is_measured_and_makes_ticks_stale(capsys, tmp_path):

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_ticks import CONTRACT, TRAJECTORY
 
-from qcfql_ros.data.bag_file import Channel
+from qcfql_ros.data.bag_file import Channel, Message
+from qcfql_ros.data.cdr import peek_stamp_ns
 from qcfql_ros.data.inspection_steps import SAMPLE, Numbers, StepStatistics
-from qcfql_ros.data.inspection_topics import TopicLog, has_header, stale_share
+from qcfql_ros.data.inspection_topics import TopicLog, has_header, header_stamps, stale_share
 from qcfql_ros.data.replay import Replay
 from qcfql_ros.data.step_block import blocks_of_events
 from qcfql_ros.data.steps import SegmentEnd, Source, Step
@@ -137,6 +140,26 @@ def test_a_header_counts_only_where_the_message_begins_with_it(kind, definition,
     assert has_header(Channel('/a', kind, definition, 'ros2msg')) is headed
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b'\x00\x01', b'\x00\x00', b'\x00\x03']),
+            st.integers(-3, 2**31 - 1) | st.just(0),
+            st.sampled_from([0, 1, 999_999_999, 1_000_000_000, 2**32 - 1]),
+            st.sampled_from([12, 40, 40, 40, 3, 0]),
+        ),
+        max_size=8,
+    )
+)
+def test_header_stamps_are_those_that_a_step_is_aligned_by(heads):
+    messages = []
+    for number, (cdr, sec, nanosec, size) in enumerate(heads):
+        data = (cdr + bytes(2) + struct.pack('<iI', sec, nanosec) + bytes(40))[:size]
+        messages.append(Message('/a', 1000 + number, 0, data))
+    wanted = [peek_stamp_ns(message.data) or message.receive_ns for message in messages]
+    assert header_stamps(messages).tolist() == wanted
+
+
 def test_reasons_that_differ_in_a_number_are_one():
     from qcfql_ros.errors import MessageError
 
@@ -144,8 +167,7 @@ def test_reasons_that_differ_in_a_number_are_one():
         raise MessageError(f'norm {len(data) / 7:.3g} of joint_1, wanted 1')
 
     log = TopicLog(Channel('/a', 'std_msgs/msg/String', b'', ''), None, check)
-    for size in range(5):
-        log.add(1000 + size, bytes(size))
+    log.add([Message('/a', 1000 + size, 0, bytes(size)) for size in range(5)])
     report = log.report(False, np.zeros(0, np.int64), (1000, 1004), 1.0)
     assert [(bad.count, bad.first_ns) for bad in report.bad] == [(5, 1000)]
     assert report.bad[0].reason == 'norm 0 of joint_1, wanted 1'

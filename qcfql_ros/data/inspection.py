@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.data.bag_file import Channel
+from qcfql_ros.data.bag_file import Channel, Message
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.bag_types import check_channels
 from qcfql_ros.data.damage import Damage
-from qcfql_ros.data.dataset import check_contract, load_dataset
+from qcfql_ros.data.dataset import check_contract, load_blocks
 from qcfql_ros.data.inspection_steps import StepReport, StepStatistics
 from qcfql_ros.data.inspection_topics import TopicLog, TopicReport
 from qcfql_ros.data.inspection_verdict import unfit_reasons, warnings
@@ -28,7 +28,6 @@ from qcfql_ros.data.inspection_wanted import MessageChecks, WantedTopic, wanted_
 from qcfql_ros.data.labels import Labels, load_labels
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.session_mark import session_topic
-from qcfql_ros.data.step_block import blocks_of_events
 from qcfql_ros.data.teleoperation import recorded_by_others
 from qcfql_ros.errors import BagError
 
@@ -198,10 +197,12 @@ def _read(
     """Give the messages to the logs; `done` is how far all is before."""
     total = max(1, reader.bytes)
     for part in reader.parts():
+        by_topic: dict[str, list[Message]] = {}
         for message in part.messages:
-            log = logs.get(message.topic)
-            if log is not None:
-                log.add(message.receive_ns, message.data)
+            by_topic.setdefault(message.topic, []).append(message)
+        for topic, messages in by_topic.items():
+            if topic in logs:
+                logs[topic].add(messages)
         if progress is not None:
             progress(done + (1.0 - done) * min(1.0, part.bytes_read / total))
 
@@ -223,8 +224,7 @@ def _read_steps(
         if progress is not None:
             progress(_STEPS * part)
 
-    events = load_dataset(path, contract, on_progress, any_contract=True, counters=counters)
-    for block in blocks_of_events(events, contract.state_dim, contract.action_dim):
+    for block in load_blocks(path, contract, on_progress, any_contract=True, counters=counters):
         statistics.add(block)
 
 

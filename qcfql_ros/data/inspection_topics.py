@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcfql_ros.data.bag_file import Channel
+from qcfql_ros.data.bag_file import Channel, Message
 from qcfql_ros.data.bag_metadata import type_definition
 from qcfql_ros.data.cdr import peek_stamp_ns
 from qcfql_ros.data.inspection_wanted import WantedTopic
@@ -23,6 +23,9 @@ from qcfql_ros.errors import BagError, MessageError
 _NUMBER = re.compile(r'[-+]?\b\d+(\.\d+)?(e[-+]?\d+)?\b')
 _KINDS_OF_BAD = 20
 _OTHER = 'other reasons'
+# What a stamped message begins with; the two bytes behind `cdr` are options.
+_HEAD = np.dtype([('cdr', '<u2'), ('options', '<u2'), ('sec', '<i4'), ('nanosec', '<u4')])
+_LITTLE_ENDIAN = 0x0100
 _PAUSE = 5  # times the usual time between two messages
 
 
@@ -91,7 +94,7 @@ class TopicReport:
 
 
 class TopicLog:
-    """Gathers what `TopicReport` says, a message at a time.
+    """Gathers what `TopicReport` says, some messages at a time.
 
     Args:
         channel: the topic, as the bag has it.
@@ -113,16 +116,18 @@ class TopicLog:
         self._stamp = array('q')
         self._bad: dict[str, BadMessages] = {}
 
-    def add(self, receive_ns: int, data: bytes) -> None:
-        """Take the next message."""
-        self._receive.append(receive_ns)
+    def add(self, messages: Sequence[Message]) -> None:
+        """Take the next messages."""
+        self._receive.extend([message.receive_ns for message in messages])
         if self._headed:
-            self._stamp.append(peek_stamp_ns(data) or receive_ns)
-        if self._check is not None:
+            self._stamp.extend(header_stamps(messages).tolist())
+        if self._check is None:
+            return
+        for message in messages:
             try:
-                self._check(data)
+                self._check(message.data)
             except MessageError as error:
-                self._note(str(error), receive_ns)
+                self._note(str(error), message.receive_ns)
 
     def _note(self, reason: str, receive_ns: int) -> None:
         kind = _NUMBER.sub('#', reason)
@@ -203,6 +208,20 @@ class TopicLog:
         """Return how long nothing is sent between two episodes, at least."""
         needs_hz = None if self.wanted is None else self.wanted.rate_hz
         return _PAUSE * max(float(np.median(spans)), 1e9 / needs_hz if needs_hz else 0.0)
+
+
+def header_stamps(messages: Sequence[Message]) -> np.ndarray:
+    """Return (messages,) int64: header stamps in ns, receive stamps where there is none."""
+    received = np.array([message.receive_ns for message in messages], np.int64)
+    heads = [message.data[: _HEAD.itemsize] for message in messages]
+    if any(len(head) < _HEAD.itemsize for head in heads):
+        stamps = [peek_stamp_ns(message.data) or 0 for message in messages]
+        found = np.array(stamps, np.int64)
+        return np.where(found == 0, received, found)
+    head = np.frombuffer(b''.join(heads), _HEAD)
+    found = head['sec'] * np.int64(1_000_000_000) + head['nanosec']
+    readable = (head['cdr'] == _LITTLE_ENDIAN) & (head['nanosec'] < 1_000_000_000)
+    return np.where(readable & (found != 0), found, received)
 
 
 def stale_share(ticks_ns: np.ndarray, receive_ns: np.ndarray, max_age_ns: int) -> float:
