@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from recorded_ticks import CONTRACT, PERIOD, STORE, Ticks
 from rosgraph_msgs.msg import Clock
 from test_learner_node import Processes, logged, reread, stop
@@ -214,6 +215,48 @@ def test_at_wall_rate_a_stream_without_stamps_is_warned_of(tmp_path, processes, 
     warned = '/goal_pose has no stamps' in log_of(run)
     assert warned == pose
     assert ('read its file: qcfql train --dataset_path' in log_of(run)) == pose
+
+
+def test_others_hear_every_message_and_on_clock_the_stamp_of_each(tmp_path, processes):
+    bag = bag_of(practice(3).log, tmp_path / 'bag')
+    wanted = messages(bag)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('listener', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    heard: dict[str, list] = {topic: [] for topic in TOPICS}
+    clock: list[int] = []
+    try:
+        for topic, kind in TOPICS.items():
+            listener = heard[topic].append
+            node.create_subscription(message_class(kind), topic, listener, RECORD_QOS, raw=True)
+        node.create_subscription(
+            Clock,
+            '/clock',
+            lambda now: clock.append(now.clock.sec * 10**9 + now.clock.nanosec),
+            RECORD_QOS,
+        )
+        command = ['-m', 'qcfql_ros.cli', 'play', str(bag), '--rate', '2']
+        command += ['--wait-for-subscribers', '--topics', *TOPICS]
+        player = processes.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        until_s = time.monotonic() + 60
+        while len(clock) < len(wanted) or sum(map(len, heard.values())) < len(wanted):
+            assert time.monotonic() < until_s, player.poll()
+            executor.spin_once(timeout_sec=0.1)
+        assert player.wait(20) == 0, player.stderr.read()
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    for topic, contents in heard.items():
+        assert contents == [m[3] for m in wanted if m[0] == topic]
+    stamps = [m[1] for m in wanted]
+    assert set(stamps) <= set(clock) and clock == sorted(clock)
+    assert (clock[0], clock[-1]) == (stamps[0], stamps[-1])
+    assert player.stdout.read().startswith(
+        f'played {len(wanted)} messages of {len(TOPICS)} topics'
+    )
 
 
 def test_a_recording_that_is_played_by_others_is_warned_of_and_keeps_the_time_of_clock(
