@@ -18,14 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded_ticks import CONTRACT, PERIOD, Ticks
 
+from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.cli.inspect_plot import segment_times
 from qcfql_ros.cli.main import main
 from qcfql_ros.contract import load_contract
+from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.inspection import inspect_bag
 from qcfql_ros.data.labels import Label, Labels, write_labels
 from qcfql_ros.data.reader import read_bag
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_mark, session_topic
+from qcfql_ros.training.setup import empty_replay
 
 BAGS = Path(__file__).parent / 'data' / 'rosbag2'
 TELEOPERATION = Path(__file__).parent / 'data' / 'teleoperation.yaml'
@@ -34,14 +37,18 @@ T0 = 1_700_000_000_000_000_000
 TYPES = CONTRACT.recorded_topics()
 
 
-def save(folder, log, types=None, contract=CONTRACT):
+def save(folder, log, types=None, namespace=''):
     """Write messages of (topic, receive stamp, CDR bytes) as one session of a recording."""
-    topics = (types or TYPES) | {session_topic(): SESSION_TYPE}
+    topics = (types or TYPES) | {session_topic(namespace): SESSION_TYPE}
     recorder = BagRecorder(
-        folder, topics, contract_name=contract.name, contract_hash=contract.hash
+        folder,
+        topics,
+        contract_name=CONTRACT.name,
+        contract_hash=CONTRACT.hash,
+        namespace=namespace,
     )
-    mark = session_mark(contract.name, contract.hash, 0)
-    recorder.write(session_topic(), log[0][1] - 1, 0, mark)
+    mark = session_mark(CONTRACT.name, CONTRACT.hash, 0)
+    recorder.write(session_topic(namespace), log[0][1] - 1, 0, mark)
     for topic, receive_ns, data in log:
         if topic in topics:
             recorder.write(topic, receive_ns, receive_ns, data)
@@ -137,6 +144,26 @@ def test_a_topic_under_another_name_is_pointed_at(capsys, tmp_path):
     assert status == 1
     assert '/goal_pose (geometry_msgs/msg/PoseStamped) is missing; the bag has /r1/goal' in said
     assert 'not used    /r1/goal_pose (geometry_msgs/msg/PoseStamped)' in said
+
+
+def test_a_robot_with_a_namespace_is_found(capsys, tmp_path):
+    log = [(f'/fleet/r1{name}', *rest) for name, *rest in lockstep().log]
+    types = {f'/fleet/r1{name}': kind for name, kind in TYPES.items()}
+    bag = save(tmp_path / 'bag', log, types, 'fleet/r1')
+    status, said, report = inspect(capsys, tmp_path, bag)
+    assert status == 0 and report['windows'] == 57
+    assert report['bag0.topic./fleet/r1/joint_states.messages'] == 63
+    assert 'not used' not in said, 'the session mark is ours'
+
+
+def test_steps_and_windows_are_those_that_training_says(capsys, tmp_path):
+    bag = save(tmp_path / 'bag', wall(silent=range(30, 90), nan_at=20).log)
+    report = inspect(capsys, tmp_path, bag, '--action_chunk_size', '5')[2]
+    replay = empty_replay(AlgorithmConfig(6, 2, action_chunk_size=5), 1000, CONTRACT)
+    for event in load_dataset(bag, CONTRACT):
+        replay.append(event)
+    assert (report['steps'], report['windows']) == (replay.steps, len(replay))
+    assert report['bag0.segments'] == replay.segment > 1
 
 
 def test_a_wrong_type_names_bag_topic_got_and_wanted(capsys, tmp_path):
