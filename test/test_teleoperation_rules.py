@@ -212,6 +212,21 @@ def test_a_tick_does_not_take_the_command_of_a_neighbour_that_was_lost(tmp_path)
     assert counters['dropped_missing_command'] == 1
 
 
+def test_a_tick_does_not_take_the_reward_of_one_outside_its_episode(tmp_path):
+    rule = {'topic': 'reward', 'type': 'std_msgs/msg/Float64'}
+    contract = contract_of(tmp_path, change_recordings(reward=rule))
+    script = Script()
+    script.event(-MS, 'start')
+    for tick, at in enumerate((0, 50, 100, 146)):
+        script.tick(at * MS, tick / 8)
+        if tick != 2:
+            script.reward((at + 3) * MS, tick)  # the last one lies in the window of tick 2 too
+    script.event(110 * MS, 'success')
+    events, counters = script.events_of(contract)
+    assert shape(events) == [(2, 'missing_reward')]
+    assert (counters['dropped_missing_reward'], counters['episodes_without_end']) == (1, 1)
+
+
 def test_what_is_beyond_a_float32_is_not_seen(tmp_path):
     script = one_episode()
     script.joints(2 * PERIOD - 2 * MS, 1e39)
@@ -433,7 +448,7 @@ def random_contract(tmp_path_factory):
 
 
 @given(ticks, st.integers(0, 2**32))
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_whatever_is_lost_or_wrong_steps_are_those_of_the_plain_rules(
     random_contract, script_of, seed
 ):

@@ -31,7 +31,8 @@ class Series:
     Attributes:
         stamp_ns: (n,) int64, ascending: header stamps, or receive stamps where there is none.
         receive_ns: (n,) int64.
-        values: (n, k) float64; of a message that is not good they mean nothing.
+        values: (n, k) float64, or float32 where nothing needs more; of a message that is not good
+            they mean nothing.
         good: (n,) bool, whether the message can be used.
     """
 
@@ -77,9 +78,11 @@ class Series:
 
     def within_float32(self) -> Series:
         """Return the series in which a message that does not fit a float32 is not good."""
+        good = self.good.copy()
         with np.errstate(over='ignore'):
-            fits = np.isfinite(self.values.astype(np.float32)).all(1)
-        return replace(self, good=self.good & fits)
+            for column in self.values.T:  # not all at once: a bag may be large
+                good &= np.isfinite(column.astype(np.float32))
+        return replace(self, good=good)
 
 
 class Growing:
@@ -87,12 +90,13 @@ class Growing:
 
     Args:
         size: numbers of a message.
+        single: keep them as float32.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, single: bool = False) -> None:
         self.size = size
         self._stamps, self._receives = array('q'), array('q')
-        self._values = array('d')
+        self._values = array('f' if single else 'd')
         self._good = bytearray()
         self._nothing = [0.0] * size
 
@@ -112,7 +116,9 @@ class Growing:
         """Append messages: (n,) int64 both, (n, size) float64, (n,) bool."""
         self._stamps.frombytes(stamp_ns.astype(np.int64).tobytes())
         self._receives.frombytes(receive_ns.astype(np.int64).tobytes())
-        self._values.frombytes(np.ascontiguousarray(values, np.float64).tobytes())
+        with np.errstate(over='ignore'):
+            numbers = values.astype(self._values.typecode)
+        self._values.frombytes(numbers.tobytes())
         self._good += good.astype(np.uint8).tobytes()
 
     def series(self, tolerance_ns: int, counters: Counter[str]) -> Series:
@@ -123,15 +129,21 @@ class Growing:
                 is wrong.
             counters: what is left out is added to it.
         """
-        stamp = np.array(self._stamps, np.int64)
-        receive = np.array(self._receives, np.int64)
+        n = len(self._stamps)
+        if not n:
+            nothing = np.zeros(0, np.int64)
+            return Series(nothing, nothing, np.zeros((0, self.size)), np.zeros(0, bool))
+        stamp = np.frombuffer(self._stamps, np.int64)
+        receive = np.frombuffer(self._receives, np.int64)
+        values = np.frombuffer(self._values, self._values.typecode).reshape(n, self.size)
+        good = np.frombuffer(self._good, bool)
         right = np.abs(receive - stamp) <= tolerance_ns
+        if right.all() and (stamp[1:] > stamp[:-1]).all():
+            return Series(stamp, receive, values, good)  # no copy of a large bag
         counters['stamp_out_of_tolerance'] += int((~right).sum())
         _, first = np.unique(stamp[right], return_index=True)
         keep = np.flatnonzero(right)[first]
         counters['duplicate'] += int(right.sum()) - len(keep)
-        values = np.array(self._values, np.float64).reshape(len(stamp), self.size)
-        good = np.array(self._good, bool)
         return Series(stamp[keep], receive[keep], values[keep], good[keep])
 
 
@@ -157,7 +169,9 @@ class Gathered:
         self.counts: Counter[str] = Counter()
         self.problem: dict[str, str] = {}
         self.streams = {
-            name: Growing(sum(e.size for e in contract.state if e.stream == name))
+            name: Growing(
+                sum(e.size for e in contract.state if e.stream == name), _is_single(contract)
+            )
             for name in contract.streams
         }
         self.commands = {c.topic: Growing(len(c.fields)) for c in contract.action.commands}
@@ -272,3 +286,10 @@ class Gathered:
         # A message of a latched topic comes again to a recorder that subscribes again.
         sent_ns = message.publish_ns or message.receive_ns
         self._events.setdefault((sent_ns, text), message.receive_ns)
+
+
+def _is_single(contract: Contract) -> bool:
+    """Say whether a sensor's numbers go into float32 observations and nowhere else."""
+    fields = [field for command in contract.action.commands for field in command.fields]
+    measured = any(field.relative == 'measured' for field in fields)
+    return not measured and not contract.wants_previous

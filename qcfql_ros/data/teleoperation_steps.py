@@ -22,6 +22,7 @@ from qcfql_ros.data.teleoperation_ticks import (
     Ticks,
     command_values,
     find_ticks,
+    in_windows,
 )
 
 _COLUMNS = (
@@ -89,7 +90,7 @@ def make_block(
     after = observer.pick(ticks.stamp_ns + contract.period_ns, _silence(contract, ticks, episodes))
     values, codes = command_values(contract, data.commands, ticks)
     rows = _action_rows(contract, values, codes, ticks, observer, picked)
-    reward = _rewards(contract, data.rewards, ticks, codes)
+    reward = _rewards(contract, data, ticks, codes)
     codes = np.where(codes == 0, observer.judge(picked), codes)
     ends = _segments(ticks, codes, observer.judge(after), episodes)
     last = np.array([end.tick for end in ends], np.intp)
@@ -176,15 +177,15 @@ def _action_rows(
     return row
 
 
-def _rewards(
-    contract: Contract, rewards: Series | None, ticks: Ticks, codes: np.ndarray
-) -> np.ndarray:
+def _rewards(contract: Contract, data: TickData, ticks: Ticks, codes: np.ndarray) -> np.ndarray:
     """Return rewards, (n,) float64; marks in `codes` where there is none."""
-    assert contract.recordings is not None
-    rule = contract.recordings.reward
+    rules, rewards = contract.recordings, data.rewards
+    assert rules is not None
+    rule = rules.reward
     if rewards is None:
         return np.full(len(ticks), rule.step)
-    places = rewards.goes_to(ticks.receive_ns, rule.window_ns)
+    clock = data.commands[rules.clock]
+    places = in_windows(contract, ticks, clock, rewards, rule.window_ns)
     numbers = np.zeros(len(ticks))
     there = places != NONE
     numbers[there] = rewards.values[places[there], 0]

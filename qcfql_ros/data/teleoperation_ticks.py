@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qcfql_ros.contract.previous import first_row, previous_ticks
+from qcfql_ros.contract.recordings import Window
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.episodes import Episode
 from qcfql_ros.data.teleoperation_messages import NONE, Series
@@ -116,6 +117,20 @@ def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -
     return Ticks(*columns, outside=outside)
 
 
+def in_windows(
+    contract: Contract, ticks: Ticks, clock: Series, series: Series, window: Window
+) -> np.ndarray:
+    """Return the place of the message in the window of each tick, `NONE` for none.
+
+    Commands outside of episodes have windows too, so that no tick takes what belongs to them.
+    """
+    rules = contract.recordings
+    assert rules is not None
+    if rules.grid == 'commands':
+        return series.goes_to(clock.receive_ns, window)[ticks.command]
+    return series.goes_to(ticks.receive_ns, window)
+
+
 def command_values(
     contract: Contract, commands: dict[str, Series], ticks: Ticks
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +153,7 @@ def command_values(
         elif rules.grid == 'period':
             places = series.latest(ticks.receive_ns, contract.period_ns + rules.tolerance_ns)
         else:
-            places = series.goes_to(ticks.receive_ns, window)
+            places = in_windows(contract, ticks, commands[rules.clock], series, window)
         there = places != NONE
         good = there.copy()
         good[there] = series.good[places[there]]
