@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -62,11 +64,11 @@ class Recording:
 
 
 class Scene:
-    def __init__(self, sim_time=True):
+    def __init__(self, sim_time=True, contract=CONTRACT):
         self.node, self.recording, self.warned = Node(), Recording(), []
         self.unsettled = ''
         self.listener = PlaybackListener(
-            self.node, self.recording, CONTRACT, '', sim_time=sim_time, warn=self.warned.append
+            self.node, self.recording, contract, '', sim_time=sim_time, warn=self.warned.append
         )
 
     def tell(self, record):
@@ -80,7 +82,7 @@ class Scene:
     def begin(self):
         self.tell(PLAYED)
         assert self.answer().piece == 0
-        self.tell(PLAYED.__class__(**{**vars(PLAYED), 'begun': True}))
+        self.tell(replace(PLAYED, begun=True))
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def test_it_says_what_it_has_not_heard_and_what_is_lost_when_the_player_goes(sce
 def test_it_takes_no_part(monkeypatch, sim_time, changed, says):
     monkeypatch.setattr(playback_listener, 'ANSWER_S', 0.0)
     scene = Scene(sim_time)
-    scene.tell(Playback(**{**vars(PLAYED), **changed}))
+    scene.tell(replace(PLAYED, **changed))
     assert says in scene.answer().refuses and says in scene.warned[0]
     assert scene.recording.sources == []
 
@@ -193,12 +195,35 @@ def test_what_cannot_be_read_is_said_and_left(scene):
 
 
 def test_without_steps_it_says_so_and_ros2_bag_play_is_told_by_its_name(scene):
-    scene.tell(Playback(**{**vars(PLAYED), 'topics': ('/outcome',)}))
+    scene.tell(replace(PLAYED, topics=('/outcome',)))
     assert 'has no /policy/step' in scene.warned[0] and 'qcfql train' in scene.warned[0]
     for name in ('policy', 'rosbag2_player', 'rosbag2_player'):
         scene.node.players = [SimpleNamespace(node_name=name)]
         scene.listener.look_for_bag_player()
     assert len(scene.warned) == 2 and '`ros2 bag play`' in scene.warned[1]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'stamp', 'warned'),
+    [
+        ('geometry_msgs/msg/PoseStamped', (5, 6), False),
+        ('geometry_msgs/msg/PoseStamped', (0, 0), True),
+        ('geometry_msgs/msg/Pose', (5, 6), True),  # no stamp, if it looks like one
+    ],
+)
+def test_a_stream_whose_receive_stamps_decide_is_warned_of(kind, stamp, warned):
+    streams = dict(CONTRACT.streams)
+    streams['goal'] = replace(streams['goal'], type=kind)
+    scene = Scene(contract=replace(CONTRACT, streams=streams))
+    scene.tell(replace(PLAYED, topics=('/goal_pose', '/policy/step')))
+    scene.answer()
+    scene.tell(replace(PLAYED, topics=('/goal_pose', '/policy/step'), begun=True))
+    for _ in range(2):
+        scene.listener.hear('/goal_pose', 0, bytes([0, 1, 0, 0]) + struct.pack('<II', *stamp))
+    scene.tell(Piece('one', 1, (Entry(0, 100, 0), Entry(0, 101, 0))))
+    assert scene.answer().piece == 1
+    assert len(scene.warned) == warned
+    assert not warned or '/goal_pose has no stamps' in scene.warned[0]
 
 
 def test_without_a_clock_it_says_that_the_systems_time_is_used(scene):
