@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import rclpy
 import yaml
@@ -14,7 +15,7 @@ from qcfql_ros.algorithm.policy import ChunkPolicy, PolicyInfo
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.contract.chunk_record import decode_chunk
 from qcfql_ros.contract.message_types import message_class
-from qcfql_ros.contract.topics import CHUNK_TOPIC, FLOAT64, JOINT_TRAJECTORY, STEP_TOPIC, absolute
+from qcfql_ros.contract.topics import CHUNK_TOPIC, FLOAT64, JOINT_TRAJECTORY, absolute
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.cdr import CdrReader
 from qcfql_ros.data.steps import Step
@@ -24,6 +25,7 @@ from qcfql_ros.nodes.process import Stop
 from qcfql_ros.nodes.qos import RECORD_QOS, sensor_qos
 
 CHUNKS = 6
+LEAD_NS = 10_000_000  # as the node has it
 
 
 def contract_with_gripper(path):
@@ -42,11 +44,20 @@ def test_a_sensor_without_a_stamp_is_driven_with_and_its_chunks_are_learned_from
     file.write_bytes(ChunkPolicy.random(info).to_bytes())
     settings = ('robot:=point_reach', f'policy:contract:={contract.file}', f'model:={file}')
     settings += ('pacing:=wall', f'state_dir:={tmp_path}')
-    log: list[tuple[str, int, bytes]] = []
+    assembler, events, chunks = Assembler(contract), [], []
     begun_ns = time.time_ns()
 
     def since_begin() -> Float64:
         return Float64(data=(time.time_ns() - begun_ns) * 1e-9)
+
+    def hear(topic: str, data: bytes) -> None:
+        events.extend(assembler.push(topic, time.time_ns(), data))
+        if topic == absolute(CHUNK_TOPIC):
+            chunks.append(decode_chunk(CdrReader()(data, JOINT_TRAJECTORY), contract))
+
+    def learned() -> list[Step]:
+        steps = [event for event in events if isinstance(event, Step)]
+        return [step for step in steps if step.planned is not None]
 
     rclpy.init(args=['--ros-args', *(word for s in settings for word in ('-p', s))])
     executor, nodes = SingleThreadedExecutor(), []
@@ -58,7 +69,7 @@ def test_a_sensor_without_a_stamp_is_driven_with_and_its_chunks_are_learned_from
             ear.create_subscription(
                 message_class(kind),
                 topic,
-                lambda data, topic=topic: log.append((topic, time.time_ns(), data)),
+                partial(hear, topic),
                 sensor_qos('wall') if topic in best_effort else RECORD_QOS,
                 raw=True,
             )
@@ -67,9 +78,11 @@ def test_a_sensor_without_a_stamp_is_driven_with_and_its_chunks_are_learned_from
         nodes += [GymRobotNode(Stop()), PolicyNode(Stop())]
         for node in nodes:
             executor.add_node(node)
-        deadline = time.monotonic() + 30
-        while sum(topic == absolute(CHUNK_TOPIC) for topic, _, _ in log) <= CHUNKS:
-            assert time.monotonic() < deadline, f'{len(log)} messages'
+        deadline = time.monotonic() + 60
+        # On a busy machine the ticks of an episode may lie so that a sensor that was stamped in
+        # time comes too late to be seen; that is refused, and the next one is another matter.
+        while len(learned()) < CHUNKS:
+            assert time.monotonic() < deadline, assembler.counters
             executor.spin_once(timeout_sec=0.05)
     finally:
         for node in nodes:
@@ -79,23 +92,10 @@ def test_a_sensor_without_a_stamp_is_driven_with_and_its_chunks_are_learned_from
         for node in nodes:
             node.destroy_node()
         rclpy.try_shutdown()
-    read = CdrReader()
-    chunks = [
-        decode_chunk(read(data, JOINT_TRAJECTORY), contract)
-        for topic, _, data in log
-        if topic == absolute(CHUNK_TOPIC)
-    ]
     assert {chunk.observation_stamps['gripper'] for chunk in chunks} == {0}
     assert all(chunk.observation_stamps['goal'] > 0 for chunk in chunks)
 
-    assembler = Assembler(contract)
-    events = [event for message in log for event in assembler.push(*message)]
-    steps = [event for event in events + assembler.finish() if isinstance(event, Step)]
-    assert any(topic == absolute(STEP_TOPIC) for topic, _, _ in log)
-    planned = [step for step in steps if step.planned is not None]
-    assert planned, assembler.counters
-    assert not assembler.counters['dropped_observation_mismatch'], assembler.counters
-    assert len(steps) >= CHUNKS, assembler.counters
-    for step in steps:  # the number says when it was sent: never after the observation was taken
-        taken_s = (step.stamp_ns - 10_000_000 - begun_ns) * 1e-9
-        assert float(step.observation[-1]) <= taken_s + 1e-4
+    # The number says when it was sent: never after the observation was taken.
+    for step in learned():
+        taken_s = (step.stamp_ns - LEAD_NS - begun_ns) * 1e-9
+        assert 0.0 < float(step.observation[-1]) <= taken_s + 1e-4
