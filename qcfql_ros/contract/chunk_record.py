@@ -103,11 +103,36 @@ def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
             f'chunk: actions are {list(message.joint_names)}, wanted {list(contract.action.names)}'
         )
     try:
-        about = json.loads(message.header.frame_id)
         with np.errstate(over='ignore'):  # told below
             actions = np.array([point.positions for point in message.points], dtype=np.float32)
-        record = ChunkRecord(
-            stamp_ns=stamp_of(message),
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MessageError(f'chunk: points are not a chunk: {error!r}') from error
+    record = record_of(message.header.frame_id, stamp_of(message), actions)
+    if actions.ndim != 2 or actions.shape[1] != contract.action.dim:
+        raise MessageError(
+            f'chunk: points have shape {actions.shape}, wanted (k, {contract.action.dim})'
+        )
+    if not np.isfinite(actions).all():
+        raise MessageError(f'chunk {record.chunk}: an action is not finite')
+    return record
+
+
+@refuses_malformed
+def record_of(frame_id: str, stamp_ns: int, actions: np.ndarray) -> ChunkRecord:
+    """Return the chunk that `frame_id` tells of.
+
+    Args:
+        frame_id: of the header.
+        stamp_ns: of the header.
+        actions: (k, action_dim) float32, of the points.
+
+    Raises:
+        MessageError: it tells of none.
+    """
+    try:
+        about = json.loads(frame_id)
+        return ChunkRecord(
+            stamp_ns=stamp_ns,
             actions=actions,
             chunk=int(about['chunk']),
             episode=int(about['episode']),
@@ -119,11 +144,4 @@ def decode_chunk(message: Any, contract: Contract) -> ChunkRecord:
             num_samples=int(about.get('num_samples', 0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MessageError(f'chunk: frame_id or points are not a chunk: {error!r}') from error
-    if actions.ndim != 2 or actions.shape[1] != contract.action.dim:
-        raise MessageError(
-            f'chunk: points have shape {actions.shape}, wanted (k, {contract.action.dim})'
-        )
-    if not np.isfinite(actions).all():
-        raise MessageError(f'chunk {record.chunk}: an action is not finite')
-    return record
+        raise MessageError(f'chunk: frame_id is not that of a chunk: {error!r}') from error

@@ -28,6 +28,7 @@ _U32 = struct.Struct('<I')
 _TEMPLATES = 8  # of one length
 _FEW = 3  # as many are sooner decoded one by one
 _FIELDS = ('position', 'velocity', 'effort')
+_NAMED = (topics.JOINT_STATE, topics.JOINT_TRAJECTORY)
 # How many numbers follow the header, or the head where there is none.
 _VECTORS = {
     topics.POSE: 7,
@@ -46,7 +47,8 @@ class Layout(NamedTuple):
     Attributes:
         fixed: bytes that are as in the template; padding, stamp and numbers are not.
         names: joint names; none of a vector message.
-        numbers: (offset in bytes, count) of the numbers of each field.
+        numbers: (offset in bytes, count) of the numbers of each field; of a trajectory, whose
+            frame_id may differ, of the positions of each point.
         stamped: has a header.
         dtype: of the numbers.
     """
@@ -84,6 +86,11 @@ class Alike:
         stamps = sec.astype(np.int64) * 1_000_000_000 + nanosec
         return stamps, nanosec < 1_000_000_000
 
+    def frame_ids(self) -> list[bytes]:
+        """Return the frame_id of each row, with the 0 at its end."""
+        stop = 16 + _U32.unpack(self.rows[0, 12:16].tobytes())[0]
+        return [row.tobytes() for row in self.rows[:, 16:stop]]
+
     def numbers(self, field: str) -> np.ndarray:
         """Return the numbers of a field, (m, count) float64."""
         (start, count), dtype = self.layout.numbers[field], self.layout.dtype
@@ -106,7 +113,7 @@ def lay_out(
     """
     alike: list[Alike] = []
     single: list[int] = []
-    if not (type_name == topics.JOINT_STATE or type_name in _VECTORS or type_name in DTYPES):
+    if not (type_name in _NAMED or type_name in _VECTORS or type_name in DTYPES):
         return alike, list(range(len(data)))
     lengths = np.fromiter(map(len, data), np.int64, len(data))
     for length in np.unique(lengths).tolist():
@@ -165,23 +172,35 @@ def _layout(data: bytes, type_name: str, read: CdrReader) -> Layout | None:
     if type_name in _VECTORS:
         start = at + (4 - at) % 8  # alignment counts from byte 4
         return Layout(tuple(fixed), (), {'': (start, _VECTORS[type_name])})
-    at += -at % 4
-    count = _U32.unpack_from(data, at)[0]
-    fixed.append(slice(at, at + 4))
-    at += 4
-    for _ in range(count):
+
+    def count() -> int:
+        nonlocal at
         at += -at % 4
-        stop = at + 4 + _U32.unpack_from(data, at)[0]
-        fixed.append(slice(at, stop))
-        at = stop
-    numbers = {}
-    for field in _FIELDS:
-        at += -at % 4
-        size = _U32.unpack_from(data, at)[0]
         fixed.append(slice(at, at + 4))
         at += 4
+        number: int = _U32.unpack_from(data, at - 4)[0]
+        return number
+
+    def sequence() -> tuple[int, int]:
+        nonlocal at
+        size = count()
         if size:
             at += (4 - at) % 8
-        numbers[field] = (at, size)
+        start = at
         at += 8 * size
-    return Layout(tuple(fixed), tuple(message.name), numbers)
+        return start, size
+
+    for _ in range(count()):
+        size = count()
+        fixed.append(slice(at, at + size))
+        at += size
+    if type_name == topics.JOINT_STATE:
+        return Layout(tuple(fixed), tuple(message.name), {name: sequence() for name in _FIELDS})
+    fixed[1] = slice(12, 16)  # of the frame_id, only how long it is
+    numbers = {}
+    for point in range(count()):
+        numbers[f'{point}'] = sequence()
+        for _ in range(3):
+            sequence()
+        at += -at % 4 + 8  # the time from start
+    return Layout(tuple(fixed), tuple(message.joint_names), numbers)

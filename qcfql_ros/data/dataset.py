@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
@@ -32,6 +33,7 @@ Progress = Callable[[float, float], None]
 _EVERY_S = 0.5
 _MESSAGES = 1 << 15  # assembled at once
 _BYTES = 1 << 24
+_data = itemgetter(3)
 
 
 def load_dataset(
@@ -164,16 +166,12 @@ def _gathered(bag: BagReader) -> Iterator[tuple[list[Message], int]]:
     size = bytes_read = 0
     for part in bag.parts():
         messages += part.messages
-        size += sum(map(_message_bytes, part.messages))
+        size += sum(map(len, map(_data, part.messages)))
         bytes_read = part.bytes_read
         if len(messages) >= _MESSAGES or size >= _BYTES:
             yield messages, bytes_read
             messages, size = [], 0
     yield messages, bytes_read
-
-
-def _message_bytes(message: Message) -> int:
-    return len(message.data)
 
 
 def check_contract(folder: Path, contract: Contract) -> None:

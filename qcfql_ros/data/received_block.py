@@ -8,21 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcfql_ros.contract.chunk_record import ChunkRecord, decode_chunk
+from qcfql_ros.contract.chunk_record import ChunkRecord
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.named_vector import Outcome, StepRecord, decode_outcome, decode_step
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import (
     CHUNK_TOPIC,
-    JOINT_TRAJECTORY,
     STEP_TOPIC,
     absolute,
 )
 from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.bulk_chunks import decode_chunks
 from qcfql_ros.data.bulk_decode import NamedVectors, StreamDecoder
 from qcfql_ros.data.cdr import CdrReader
 from qcfql_ros.data.session_mark import session_topic
-from qcfql_ros.errors import MessageError
 
 OUTCOME_KINDS = {
     'reward': 'real',
@@ -129,7 +128,7 @@ class ReceivedBlock:
         self.receive_ns = np.array(receives, np.int64)
         self.odd = np.zeros(count, bool)
         self.odd[1:] = self.receive_ns[1:] < self.receive_ns[:-1]
-        numbers = np.fromiter(map(decoders.number_of, topics), np.int16, count)
+        numbers = np.fromiter(map(decoders.numbers.__getitem__, topics), np.int16, count)
         self.odd |= numbers == decoders.session
         self.streams: dict[str, Columns] = {}
         for name, (number, decode) in decoders.streams.items():
@@ -161,15 +160,9 @@ class ReceivedBlock:
 
     def _chunks(self, numbers: np.ndarray, decoders: BlockDecoders) -> Columns:
         at = np.flatnonzero(numbers == decoders.chunk)
-        stamps = np.zeros(len(at), np.int64)
-        for row, place in enumerate(at.tolist()):
-            try:
-                record = decoders.decode_chunk(self._data[place])
-                stamps[row] = record.stamp_ns
-            except MessageError:
-                record = None
-                self.odd[place] = True
-            self.chunk_records.append(record)
+        self.chunk_records = decoders.decode_chunks([self._data[i] for i in at.tolist()])
+        self.odd[at] |= np.array([record is None for record in self.chunk_records], bool)
+        stamps = np.array([r.stamp_ns if r else 0 for r in self.chunk_records], np.int64)
         return self._rising(Columns(at, stamps, self.receive_ns[at], np.zeros((len(at), 0))))
 
     def _rising(self, columns: Columns) -> Columns:
@@ -178,12 +171,23 @@ class ReceivedBlock:
         return columns
 
 
+class _Numbers(dict[str, int]):
+    """Number of each topic, 0 for one that makes no steps."""
+
+    def __missing__(self, topic: str) -> int:
+        return 0
+
+
 class BlockDecoders:
     """Decodes the topics of one robot that make steps.
 
     Args:
         contract: what the messages mean.
         namespace: of the robot's topics.
+
+    Attributes:
+        numbers: by which the topics are told apart.
+        streams: number and decoder of each stream.
     """
 
     session, step, outcome, chunk = 1, 2, 3, 4
@@ -193,15 +197,15 @@ class BlockDecoders:
         self._read = read = CdrReader()
         self._actions = [f'action.{name}' for name in contract.action.names]
         decoder = Decoder(contract)
-        self._numbers = {}
+        self.numbers = _Numbers()
         self.streams = {}
         # In the order in which the assembler looks a topic up, the last one first.
-        self._numbers[session_topic(namespace)] = self.session
-        self._numbers[absolute(CHUNK_TOPIC, namespace)] = self.chunk
-        self._numbers[absolute(STEP_TOPIC, namespace)] = self.step
-        self._numbers[absolute(contract.outcome.topic, namespace)] = self.outcome
+        self.numbers[session_topic(namespace)] = self.session
+        self.numbers[absolute(CHUNK_TOPIC, namespace)] = self.chunk
+        self.numbers[absolute(STEP_TOPIC, namespace)] = self.step
+        self.numbers[absolute(contract.outcome.topic, namespace)] = self.outcome
         for number, stream in enumerate(contract.streams.values(), 5):
-            self._numbers[absolute(stream.topic, namespace)] = number
+            self.numbers[absolute(stream.topic, namespace)] = number
             self.streams[stream.name] = (
                 number,
                 StreamDecoder(contract, stream.name, decoder, read),
@@ -212,17 +216,13 @@ class BlockDecoders:
             OUTCOME_KINDS, frozenset({'ended'}), self._outcome, read
         )
 
-    def number_of(self, topic: str) -> int:
-        """Return the number of a topic, 0 for one that makes no steps."""
-        return self._numbers.get(topic, 0)
-
     def width(self, stream: str) -> int:
         """Return how many numbers a stream adds to the state."""
         return self.streams[stream][1].width
 
-    def decode_chunk(self, data: bytes) -> ChunkRecord:
-        """Return the chunk in a message; raises MessageError."""
-        return decode_chunk(self._read(data, JOINT_TRAJECTORY), self._contract)
+    def decode_chunks(self, data: Sequence[bytes]) -> list[ChunkRecord | None]:
+        """Return the chunk in each message; None where there is none."""
+        return decode_chunks(data, self._contract, self._read)
 
     def _step(self, message: object) -> tuple[int, list[float]]:
         record = decode_step(message, self._contract)
