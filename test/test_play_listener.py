@@ -214,10 +214,12 @@ def test_without_steps_it_says_so_and_ros2_bag_play_is_told_by_its_name(scene):
 def test_a_stream_whose_receive_stamps_decide_is_warned_of(kind, stamp, warned):
     streams = dict(CONTRACT.streams)
     streams['goal'] = replace(streams['goal'], type=kind)
-    scene = Scene(contract=replace(CONTRACT, streams=streams))
-    scene.tell(replace(PLAYED, topics=('/goal_pose', '/policy/step')))
+    contract = replace(CONTRACT, streams=streams)
+    played = replace(PLAYED, contract_hash=contract.hash, topics=('/goal_pose', '/policy/step'))
+    scene = Scene(contract=contract)
+    scene.tell(played)
     scene.answer()
-    scene.tell(replace(PLAYED, topics=('/goal_pose', '/policy/step'), begun=True))
+    scene.tell(replace(played, begun=True))
     for _ in range(2):
         scene.listener.hear('/goal_pose', 0, bytes([0, 1, 0, 0]) + struct.pack('<II', *stamp))
     scene.tell(Piece('one', 1, (Entry(0, 100, 0), Entry(0, 101, 0))))

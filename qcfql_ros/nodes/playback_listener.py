@@ -11,7 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.contract.topics import STEP_TOPIC, UNSTAMPED, absolute
+from qcfql_ros.contract.topics import STEP_TOPIC, absolute
 from qcfql_ros.data.cdr import peek_stamp_ns
 from qcfql_ros.data.playback import (
     ANSWER_TOPIC,
@@ -155,7 +155,7 @@ class PlaybackListener:
                 self._recording.begin(receive_ns - 1)
                 self._marked = True
             stream = self._streams.get(topic)
-            if stream is not None and (stream.type in UNSTAMPED or not peek_stamp_ns(data)):
+            if stream is not None and not (stream.stamped and peek_stamp_ns(data)):
                 self._warn_once(
                     f'{topic} has no stamps, so when it was received decides: steps may differ '
                     f'from those of the recording; {READ_IT}'
