@@ -64,7 +64,9 @@ def expected(
         act: from the values of the clock, and those of the other commands.
     """
     segments = []
+    everything = recorded
     for number, (begin, end, outcome) in enumerate(recorded.episodes):
+        recorded = _around(everything, rules, begin, end)
         ticks = [tick for tick in recorded.clock if begin <= tick[0] <= end]
         open_steps: list[tuple] = []
         before = None
@@ -84,6 +86,24 @@ def expected(
         ended = bool(open_steps) and open_steps[-1][0] == ticks[-1][0] and bool(outcome)
         segments += _close(open_steps, recorded, rules, observe, ended)
     return segments
+
+
+def _around(recorded: Recorded, rules: Rules, begin: float, end: float) -> Recorded:
+    """Return what is within 2 s of an episode: nothing else matters to it, and looking is slow."""
+
+    def near(messages):
+        return [one for one in messages if begin - 2e9 <= one[0] <= end + 2e9]
+
+    return Recorded(
+        {name: near(messages) for name, messages in recorded.streams.items()},
+        near(recorded.clock),
+        {
+            topic: messages if rules.windows[topic] is None else near(messages)
+            for topic, messages in recorded.others.items()
+        },
+        None if recorded.rewards is None else near(recorded.rewards),
+        recorded.episodes,
+    )
 
 
 def margin(recorded: Recorded, rules: Rules) -> float:
