@@ -540,6 +540,42 @@ def singles(numbers):
     return tuple(np.array(numbers, np.float32))
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 255), st.booleans()
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+@settings(max_examples=200)
+def test_whatever_bytes_there_are_nothing_is_raised_and_no_step_is_made_up(
+    random_contract, wounds
+):
+    script = Script()
+    script.event(-MS, 'start')
+    script.run(0, 12)
+    for tick in range(12):
+        script.reward(tick * PERIOD + 3 * MS, tick)
+    script.event(11 * PERIOD + 10 * MS, 'success')
+    whole, _ = script.events_of(random_contract)
+    for which, at, byte, cut in wounds:
+        place = which % len(script.messages)
+        data = bytearray(script.messages[place].data)
+        at %= max(1, len(data))
+        data[at:] = b'' if cut else bytes([byte]) + data[at + 1 :]
+        script.messages[place] = script.messages[place]._replace(data=bytes(data))
+    # A number may have been changed, which nobody can see; a stamp or an event, too.
+    events, counters = script.events_of(random_contract)
+    steps = steps_of(events)
+    assert len(steps) == counters['steps'] <= len(steps_of(whole)) == 11
+    assert [step.stamp_ns for step in steps] == sorted({step.stamp_ns for step in steps})
+    assert all(np.isfinite(step.observation).all() for step in steps)
+    assert all(np.isfinite(step.action).all() for step in steps)
+    assert sum(step.terminated for step in steps) <= 1
+
+
 def test_labels_of_a_script_cut_by_receipt(tmp_path):
     script = Script()
     script.run(0, 10)
