@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +13,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_recordings import Trouble, recording
-from recorded_ticks import CONTRACT
+from recorded_ticks import CONTRACT, PERIOD, Ticks
 
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.data import bulk_assembler
 from qcfql_ros.data.assembler import Assembler
 from qcfql_ros.data.bag_file import Message
 from qcfql_ros.data.bulk_assembler import BulkAssembler
+from qcfql_ros.data.reader import read_bag
+from qcfql_ros.data.session_mark import session_mark, session_topic
 from qcfql_ros.data.steps import SegmentEnd, step_digest
+from qcfql_ros.data.stream_buffer import CAPACITY
 
+S0 = 1_000_000_000_000
 KINDS = [entry.name for entry in dataclasses.fields(Trouble)]
 
 
@@ -121,3 +126,33 @@ def test_a_receive_stamp_that_fits_no_array_is_left_to_the_assembler():
     log = recording(np.random.default_rng(7), Trouble(), 50, True)
     log.append((log[-1][0], 2**63 + 5, log[-1][2]))
     check(CONTRACT, log, [len(log)])
+
+
+def test_the_demonstrations_that_are_shipped():
+    contract = load_contract('ur5e_cube')
+    bag = Path(__file__).parent.parent / 'models' / 'ur5e_cube_offline' / 'demonstrations'
+    log = list(read_bag(bag, contract.recorded_topics()))
+    assert check(contract, log, [1 << 15]) == 1.0
+
+
+def test_the_buffers_of_the_assembler_run_over_as_they_do_one_by_one():
+    """Silent for long, and then a step that would look at what was let go of."""
+    for ticks in (CAPACITY - 10, CAPACITY + 10):
+        log = Ticks()
+        for number in range(ticks):
+            log.sensors(S0 + number * PERIOD, float(number))
+        for number in range(ticks // 3, ticks // 3 + 300):
+            log.step(S0 + number * PERIOD)
+            log.outcome(S0 + number * PERIOD)
+        check(CONTRACT, log.log, [len(log.log)])
+        check(CONTRACT, log.log, [5000])
+
+
+def test_a_session_that_begins_while_steps_wait():
+    log = Ticks()
+    stamp = S0
+    for number in range(20):
+        stamp = log.run(stamp, 30, episode=number) + PERIOD
+        log.step(stamp)
+        log.add(session_topic(), session_mark('c', 'h', 1))
+    assert check(CONTRACT, log.log, [len(log.log)]) > 0.5
