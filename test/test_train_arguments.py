@@ -139,7 +139,7 @@ def test_imitating_successes_leaves_out_the_episodes_without_one(
     given = words(bag, tmp_path, 2, '--behavior_weighting', 'success', '--validation_fraction', 0)
     arguments = parser.parse_args(given[1:])
     config = AlgorithmConfig(6, 2, behavior_weighting='success')
-    memory = Memory(None, CONTRACT, config, 'cpu', False)
+    memory = Memory(None, int)
     training, _ = load_data(arguments, CONTRACT, config, Split(0.0, 0), memory)
     successes = 24 * 12
     assert training.steps == successes + 2

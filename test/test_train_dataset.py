@@ -20,6 +20,7 @@ from qcfql_ros.cli.main import main
 from qcfql_ros.cli.memory import resident_bytes, size_in_bytes
 from qcfql_ros.cli.train_data import Memory
 from qcfql_ros.errors import ParameterError
+from qcfql_ros.training.rehearsal import training_bytes
 
 
 @pytest.fixture(scope='module')
@@ -107,15 +108,14 @@ def test_what_is_no_size_is_one_line(text: str, bags: Path, tmp_path: Path, caps
 def test_a_limit_below_what_training_takes_says_what_it_takes(bags, tmp_path, capsys) -> None:
     assert main(words(bags, tmp_path / 'out', 2, '--memory-limit', '20M')) == 2
     error = capsys.readouterr().err
-    assert '--memory-limit 20M: training takes that much before the first step' in error
+    assert '--memory-limit 20M: training takes more before the first step' in error
     assert not (tmp_path / 'out').exists()
 
 
 def test_steps_that_do_not_fit_name_the_capacity_that_does(monkeypatch) -> None:
     monkeypatch.setattr(train_data, 'resident_bytes', lambda: (100 << 20, 150 << 20))
-    monkeypatch.setattr('qcfql_ros.training.rehearsal.rehearse', lambda *given: None)
-    memory = Memory(200 << 20, CONTRACT, AlgorithmConfig(6, 2), 'cpu', False)
-    fits = ((200 - 150 - 32) << 20) // 100
+    memory = Memory(200 << 20, lambda: 130 << 20)
+    fits = ((200 - 130 - 32) << 20) // 100
     assert memory.capacity(fits, 2_000_000, 100) == 2_000_000
     assert memory.capacity(10 * fits, fits, 100) == fits
     with pytest.raises(ParameterError) as caught:
@@ -126,6 +126,11 @@ def test_steps_that_do_not_fit_name_the_capacity_that_does(monkeypatch) -> None:
     monkeypatch.setattr(train_data, 'resident_bytes', lambda: (110 << 20, 150 << 20))
     with pytest.raises(ParameterError, match='that training takes; give at least'):
         memory.capacity(fits, 2_000_000, 100)
+
+
+def test_a_training_that_does_not_work_is_one_line() -> None:
+    with pytest.raises(ParameterError, match=r'training does not work here: .*cuda9'):
+        training_bytes('point_reach', AlgorithmConfig(6, 2), 'cuda9', False)
 
 
 def peak_of(bag: Path, out: Path, *more: str) -> tuple[float, str]:

@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qcfql_ros.contract import load_contract
     from qcfql_ros.training.buffers import Buffers
     from qcfql_ros.training.offline import OfflineTraining, restore_policy
+    from qcfql_ros.training.rehearsal import training_bytes
     from qcfql_ros.training.setup import empty_replay
     from qcfql_ros.training.validation import Split, Validation
 
@@ -97,7 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
         split = Split(*_split_of(arguments, state))
     print(f'settings: {_describe(arguments, config)}', flush=True)
     board = not arguments.no_tensorboard
-    memory = Memory(arguments.memory_limit, contract, config, arguments.device, board)
+    memory = Memory(
+        arguments.memory_limit,
+        lambda: training_bytes(arguments.contract, config, arguments.device, board),
+    )
     training, held_out = load_data(arguments, contract, config, split, memory)
     if state is None:
         state = _fresh(arguments, contract, config, training, split)

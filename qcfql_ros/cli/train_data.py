@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,25 +51,23 @@ class Memory:
 
     Args:
         limit: bytes, or None.
+        training: what a training takes, in bytes; asked for where there is a limit.
 
     Raises:
         ParameterError: training alone takes more.
     """
 
-    def __init__(self, limit: int | None, contract: Any, config: Any, device: str, board: bool):
+    def __init__(self, limit: int | None, training: Callable[[], int]) -> None:
         self._limit = limit
         if limit is None:
             return
-        from qcfql_ros.training.rehearsal import rehearse
-
-        rehearse(contract, config, device, board)
-        now, self._peak = resident_bytes()
-        self._training = self._peak - now
-        if self._peak + _MARGIN_BYTES > limit:
-            wanted = -(-(self._peak + 2 * _MARGIN_BYTES) // _MIB)
+        self._before, _ = resident_bytes()
+        self._training = training() + _MARGIN_BYTES
+        if self._training > limit:
+            wanted = -(-(self._training + _MARGIN_BYTES) // _MIB)
             raise ParameterError(
-                f'--memory-limit {limit // _MIB}M: training takes that much before the first '
-                f'step is read; give at least {wanted}M, or smaller networks or batches'
+                f'--memory-limit {limit // _MIB}M: training takes more before the first step is '
+                f'read; give at least {wanted}M, or smaller networks or batches'
             )
 
     def capacity(self, rows: int, asked: int, row_bytes: int) -> int:
@@ -85,7 +83,8 @@ class Memory:
         """
         if self._limit is None:
             return asked
-        taken = max(self._peak, resident_bytes()[0] + self._training) + _MARGIN_BYTES
+        left_behind = max(0, resident_bytes()[0] - self._before)  # by what read the recordings
+        taken = self._training + left_behind
         most = max(0, (self._limit - taken) // row_bytes)
         if min(rows, asked) > most:
             wanted = -(-(taken + min(rows, asked) * row_bytes) // _MIB)
