@@ -80,6 +80,15 @@ def bag_of(log, folder, namespace: str = '', contract=CONTRACT, contract_hash: s
     return folder
 
 
+def policy_file(folder, digest: str) -> bytes:
+    """Write what begins as a policy file does; return its content."""
+    head = json.dumps({'__metadata__': {'digest': digest}}).encode()
+    folder.mkdir(exist_ok=True)
+    path = folder / f'{digest}.safetensors'
+    path.write_bytes(len(head).to_bytes(8, 'little') + head)
+    return path.read_bytes()
+
+
 def play(bag, *arguments, timeout=60) -> subprocess.CompletedProcess:
     command = [sys.executable, '-m', 'qcfql_ros.cli', 'play', str(bag), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -101,6 +110,7 @@ def log_of(run) -> str:
 @pytest.mark.parametrize('rate', [1, 5, 0])
 def test_a_learner_makes_the_steps_of_the_file_at_any_rate(tmp_path, processes, rate):
     bag = bag_of(practice(10 if rate == 1 else 40).log, tmp_path / 'bag')
+    policies = {digest: policy_file(tmp_path / 'policies', digest) for digest in ('d' * 64, 'e')}
     run = tmp_path / 'run'
     learner = processes.learner(run, use_sim_time='true')
     report = tmp_path / 'report.json'
@@ -121,7 +131,9 @@ def test_a_learner_makes_the_steps_of_the_file_at_any_rate(tmp_path, processes, 
         'contract_hash': CONTRACT.hash,
         'fingerprint': fingerprint(BagReader(bag).paths),
     }
-    assert 'qcfql train' not in log_of(run), 'nothing to be warned of'
+    assert 'WARN' not in log_of(run)
+    (kept,) = (run / 'policies').iterdir()
+    assert kept.read_bytes() == policies['d' * 64], 'of the policy that drove, not of the other'
 
 
 def test_the_scripted_expert_played_twice_gives_its_steps_twice(tmp_path, processes):

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     playback = Playback(
         uuid.uuid4().hex,
-        str(arguments.bag),
+        str(arguments.bag.absolute()),
         recorded.get(CONTRACT_HASH, ''),
         fingerprint(reader.paths),
         tuple(moved.values()),

@@ -104,6 +104,7 @@ class LearnerNode(Node):
             namespace,
             sim_time=self._sim_time,
             warn=lambda text: self.get_logger().warning(text),
+            on_bag=lambda path: self._shelf.look_in(path.parent / 'policies'),
         )
         self._topics = RecordedTopics(
             self,

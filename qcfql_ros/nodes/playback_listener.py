@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -46,6 +47,7 @@ class PlaybackListener:
         namespace: of the robot.
         sim_time: whether the node takes its time from /clock.
         warn: told in one line what is wrong.
+        on_bag: told the path of a recording that is played, if it is on this machine.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class PlaybackListener:
         *,
         sim_time: bool,
         warn: Callable[[str], None],
+        on_bag: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self._node, self._recording, self._contract = node, recording, contract
-        self._sim_time, self._warn = sim_time, warn
+        self._sim_time, self._warn, self._on_bag = sim_time, warn, on_bag
         self._recorded = contract.recorded_topics(namespace)
         self._mark = session_topic(namespace)
         self._step = absolute(STEP_TOPIC, namespace)
@@ -195,6 +198,8 @@ class PlaybackListener:
             'fingerprint': playback.fingerprint,
         }
         self._recording.replayed_from(about)
+        if Path(playback.bag).exists():
+            self._on_bag(Path(playback.bag))
         self._node.get_logger().info(
             f'{playback.bag} is played: recording {len(self._order.topics)} of its '
             f'{len(playback.topics)} topics'

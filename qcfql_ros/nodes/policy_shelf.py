@@ -34,6 +34,10 @@ class PolicyShelf:
         self.executed = {path.stem for path in folder.glob('*.safetensors')}
         self._unused: list[str] = []
 
+    def look_in(self, folder: Path) -> None:
+        """Take also the policies in `folder` for such that may drive the robot."""
+        self._candidates += sorted(folder.glob('*.safetensors'))
+
     def drove(self, digest: str) -> None:
         """Note that a policy planned a chunk, and see that its file is here."""
         if digest in self.executed:
