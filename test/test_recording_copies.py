@@ -179,7 +179,7 @@ def run(folder: Path, log: StepLog, offset_ns: int, session) -> Ended:
 
 def cut(folder: Path, share: float, ended: Ended) -> tuple[int, int]:
     """Cut the open file of a session; return how few and how many messages must be left."""
-    most = ended.committed[-1][1] if ended.committed else ended.in_closed
+    most = max([ended.in_closed, *(count for _, count in ended.committed)])
     for path in folder.glob('*.active'):
         size = path.stat().st_size
         at = round(share * size)

@@ -157,7 +157,12 @@ class BagRecorder:
                 self._guard(self._close_file)
         elif self._file is not None and receive_ns - self._file.start_ns >= self._split_ns:
             self._guard(self._close_file)
-        self._guard(self._write, topic, receive_ns, publish_ns, data)
+        if self._file is None:
+            self._guard(self._open_file)
+        elif self._failure:
+            raise BagError(self._failure)
+        assert self._file is not None
+        self._file.write(self.topics[topic], receive_ns, publish_ns, data)  # in memory
         self._last_ns = receive_ns
         self.messages += 1
         return receive_ns
@@ -245,12 +250,10 @@ class BagRecorder:
         active = path.with_name(path.name + ACTIVE)
         return active if active.exists() else path if path.exists() else None
 
-    def _write(self, topic: str, receive_ns: int, publish_ns: int, data: bytes) -> None:
-        if self._file is None:
-            path = self.folder / f'{self.folder.resolve().name}_{self.split}.mcap'
-            self._noted = dict(self.custom)
-            self._file = OpenSplit(path, self._noted, self._chunk_bytes)
-        self._file.write(self.topics[topic], receive_ns, publish_ns, data)
+    def _open_file(self) -> None:
+        path = self.folder / f'{self.folder.resolve().name}_{self.split}.mcap'
+        self._noted = dict(self.custom)
+        self._file = OpenSplit(path, self._noted, self._chunk_bytes)
 
     def _close_file(self) -> None:
         if self._file is not None:
