@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_runs import record_bag
 
 from qcfql_ros.contract import load_contract
 from qcfql_ros.data.dataset import load_dataset
@@ -25,6 +26,7 @@ from qcfql_ros.data.labels import (
 )
 from qcfql_ros.data.reader import BagReader
 from qcfql_ros.data.steps import SegmentEnd, Step
+from qcfql_ros.data.teleoperation import labels_note
 from qcfql_ros.errors import BagError
 
 DATA = Path(__file__).parent / 'data'
@@ -182,6 +184,19 @@ def test_steps_are_those_of_the_labels_and_end_as_they_say(data, bag, contract, 
         for event in events
     ]
     assert got == wanted
+
+
+def test_what_labels_stand_for_is_said(bag, contract, tmp_path):
+    labels_path(bag).unlink(missing_ok=True)
+    assert labels_note(bag, contract) == ''
+    labels = Labels(START, (Label(0.0, 1.0, 'abort'),))
+    path = write_labels(bag, labels)
+    note = labels_note(bag, contract)
+    assert f'those of {path}, not those announced on episode' in note
+    path.unlink()
+    ours = record_bag(tmp_path / 'ours')
+    path = write_labels(ours, labels)
+    assert labels_note(ours, contract).endswith(f'{path} is not looked at')
 
 
 def test_labels_stand_for_events_and_a_file_of_the_bag_has_its_own(bag, contract, stamps):
