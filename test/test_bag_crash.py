@@ -14,6 +14,7 @@ from test_bag_recorder import SECOND, open_recorder, rosbags_messages, text
 from qcfql_ros.data.bag_metadata import read_metadata
 from qcfql_ros.data.reader import bag_info, read_bag
 from qcfql_ros.data.retention import first_needed, surplus
+from qcfql_ros.nodes.recording_gap import RecordingGap
 
 STEPS = ('open', 'write', 'fdatasync', 'fsync', 'rename', 'replace', 'unlink', 'close')
 DIED = 9
@@ -162,3 +163,21 @@ def test_what_is_needed_and_the_newest_stay_whatever_the_limit():
     assert surplus(sizes, 20, 99) == 1
     assert surplus(sizes, 30, 99) == 0
     assert surplus(sizes, 29, 99) == 1
+
+
+def test_what_was_on_its_way_when_a_recorder_was_killed_is_said_in_seconds(tmp_path):
+    recorder = open_recorder(tmp_path / 'bag')
+    for number in range(100):
+        # Published by another machine, an hour ahead; received 2 ms later, and at last 700 ms.
+        received = (number + 1) * SECOND // 10
+        delay = 2_000_000 if number < 90 else 700_000_000
+        recorder.write('/r/text', received, received - delay + 3600 * SECOND, message(number))
+    recorder.commit()
+    recorder._file.abandon()
+    recorder._lock.release()
+    again = open_recorder(tmp_path / 'bag')
+    assert again.recovery.late_s == pytest.approx(0.698)
+    gap = RecordingGap(again.last_ns, again.recovery, 11 * SECOND)
+    assert gap.heard(12 * SECOND)
+    assert gap.gap_s == pytest.approx(2.698), '2 s since the last, and what was on its way'
+    again.close()
