@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -26,20 +25,17 @@ from qcfql_ros.contract.named_vector import Outcome, StepRecord
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.assembler import Assembler, Event
 from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.held import hold
 from qcfql_ros.data.received import Pending, Tick
 from qcfql_ros.data.received_block import (
-    OUTCOME_KINDS,
     BlockDecoders,
     Columns,
     ReceivedBlock,
-    held_columns,
     outcome_record,
-    outcome_values,
     step_record,
-    step_values,
 )
 from qcfql_ros.data.step_block import StepBlock, blocks_of_events
-from qcfql_ros.data.stretch import Held, Stretch
+from qcfql_ros.data.stretch import Stretch
 
 _SINGLE = 64  # messages that are looked at one by one where a stretch ended, at least
 _MOST_SINGLE = 4096
@@ -142,58 +138,11 @@ class BulkAssembler(Assembler):
         """Return the stretch; None where no step of it is decided, or where it is too short."""
         if stop - first < _SINGLE:
             return None
-        held = self._held()
+        held = hold(self._store, self.contract.action_dim, self._decoders.widths)
         if held is None:
             return None
         stretch = Stretch(self.contract, block, first, stop, held)
         return stretch if stretch.count else None
-
-    def _held(self) -> Held | None:
-        """Return what is kept from before as columns; None where it cannot be."""
-        store, action_dim = self._store, self.contract.action_dim
-        outcomes = [outcome for outcome in store.outcomes.values() if outcome is not None]
-        chunks = list(store.chunks)
-        if len(outcomes) < len(store.outcomes) or any(b <= a for a, b in pairwise(chunks)):
-            return None
-        waiting, executed = list(store.pending), list(store.executed.values())
-        width = action_dim + 8
-        streams, usable = {}, {}
-        for name, buffer in store.streams.items():
-            entries = buffer.entries()
-            size = self._decoders.width(name)
-            nothing = np.full(size, np.nan)
-            streams[name] = held_columns(
-                [entry[0] for entry in entries],
-                [entry[1] for entry in entries],
-                [nothing if entry[2] is None else entry[2] for entry in entries],
-                size,
-            )
-            usable[name] = np.array([entry[2] is not None for entry in entries], bool)
-        return Held(
-            steps=held_columns(
-                [entry.record.stamp_ns for entry in waiting],
-                [entry.receive_ns for entry in waiting],
-                [step_values(entry.record) for entry in waiting],
-                width,
-            ),
-            executed=held_columns(
-                [record.stamp_ns for record in executed],
-                [0] * len(executed),
-                [step_values(record) for record in executed],
-                width,
-            ),
-            first_step_ns=store.first_step_ns,
-            outcomes=held_columns(
-                [outcome.stamp_ns for outcome in outcomes],
-                [0] * len(outcomes),
-                [outcome_values(outcome) for outcome in outcomes],
-                len(OUTCOME_KINDS),
-            ),
-            chunks=held_columns(chunks, [0] * len(chunks), [[]] * len(chunks), 0),
-            chunk_records=list(store.chunks.values()),
-            streams=streams,
-            usable=usable,
-        )
 
     def _emit_all(self, stretch: Stretch) -> Iterator[StepBlock]:
         """Yield the decided steps with the segment ends among them, and count them."""

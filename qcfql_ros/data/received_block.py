@@ -83,22 +83,6 @@ class Columns:
         )
 
 
-def held_columns(
-    stamp_ns: Sequence[int],
-    receive_ns: Sequence[int],
-    values: Sequence[Sequence[float] | np.ndarray],
-    width: int,
-) -> Columns:
-    """Return messages from before the block as columns."""
-    n = len(stamp_ns)
-    return Columns(
-        np.full(n, -1, np.int64),
-        np.array(stamp_ns, np.int64),
-        np.array(receive_ns, np.int64),
-        np.array(values, np.float64).reshape(n, width),
-    )
-
-
 class ReceivedBlock:
     """Messages in the order of the recording.
 
@@ -216,9 +200,10 @@ class BlockDecoders:
             OUTCOME_KINDS, frozenset({'ended'}), self._outcome, read
         )
 
-    def width(self, stream: str) -> int:
-        """Return how many numbers a stream adds to the state."""
-        return self.streams[stream][1].width
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many numbers each stream adds to the state."""
+        return {name: decode.width for name, (_, decode) in self.streams.items()}
 
     def decode_chunks(self, data: Sequence[bytes]) -> list[ChunkRecord | None]:
         """Return the chunk in each message; None where there is none."""

@@ -11,43 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcfql_ros.contract.chunk_record import ChunkRecord
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.previous import NO_ROW, previous_ticks
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import STEP_TOPIC
 from qcfql_ros.data.assembler import MOST_CHUNKS
+from qcfql_ros.data.held import Held
 from qcfql_ros.data.received_block import META_KINDS, OUTCOME_KINDS, Columns, ReceivedBlock
 from qcfql_ros.data.steps import Source
 from qcfql_ros.data.stream_buffer import CAPACITY
 
 _META = {name: number - len(META_KINDS) for number, name in enumerate(META_KINDS)}
 _OUTCOME = {name: number for number, name in enumerate(OUTCOME_KINDS)}
-
-
-@dataclass(eq=False)
-class Held:
-    """What the assembler has from before the stretch, as columns whose `at` is -1.
-
-    Attributes:
-        steps: that wait.
-        executed: steps that may be the previous action of later ones; empty where not wanted.
-        first_step_ns: stamp of the first step since the assembler began anew; None for none.
-        outcomes: not used yet.
-        chunks: not used yet.
-        chunk_records: of each row of `chunks`.
-        streams: the buffers.
-        usable: of each stream, (n,) bool.
-    """
-
-    steps: Columns
-    executed: Columns
-    first_step_ns: int | None
-    outcomes: Columns
-    chunks: Columns
-    chunk_records: list[ChunkRecord | None]
-    streams: dict[str, Columns]
-    usable: dict[str, np.ndarray]
 
 
 @dataclass(eq=False)
