@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -39,6 +40,7 @@ EXTRAS = {
 }
 
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 USER_ERROR = 2
 
 
@@ -62,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        the verb's exit status; 2 for what the user can change, 130 after Ctrl-C.
+        the verb's exit status; 2 for what the user can change, 130 after Ctrl-C, 141 where
+            nobody reads the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ('-h', '--help', 'help'):
@@ -85,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         module.add_arguments(parser)
-        return int(module.run(parser.parse_args(words[1:])))
+        status = int(module.run(parser.parse_args(words[1:])))
+        sys.stdout.flush()
+        return status
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or '').partition('.')[0])
         if extra is None:
@@ -97,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # who read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 if __name__ == '__main__':
