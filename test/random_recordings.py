@@ -32,6 +32,7 @@ class Trouble:
     stamp: float = 0.0  # a sensor's: empty, or far from its receipt
     gap: float = 0.0  # a tick left out
     restart: float = 0.0  # the robot counts anew
+    stall: float = 0.0  # a topic is not heard for a while, then all of it at once
     lead: float = 0.0  # another one, in one of ten episodes
 
 
@@ -182,6 +183,7 @@ def announce(
 
 def disturbed(log: list[Message], random: np.random.Generator, trouble: Trouble) -> list[Message]:
     """Return the messages as they might have been received."""
+    log = _stalled(log, random, trouble.stall)
     order = np.arange(len(log), dtype=float)
     moved = random.random(len(log)) < trouble.swap
     order[moved] += random.normal(size=int(moved.sum())) * 4.0
@@ -205,3 +207,14 @@ def disturbed(log: list[Message], random: np.random.Generator, trouble: Trouble)
         if random.random() < trouble.mark:
             kept.append((session_topic(), now_ns, session_mark('c', 'h', 1)))
     return kept
+
+
+def _stalled(log: list[Message], random: np.random.Generator, share: float) -> list[Message]:
+    """Return the messages with some topics held up, each in order."""
+    held: dict[str, int] = {}
+    received = []
+    for topic, now_ns, data in log:
+        if random.random() < share / 4:
+            held[topic] = now_ns + int(random.choice([100_000_000, 1_900_000_000, 2_600_000_000]))
+        received.append((topic, max(now_ns, held.get(topic, 0)), data))
+    return sorted(received, key=lambda message: message[1])
