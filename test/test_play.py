@@ -23,12 +23,11 @@ from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.message_types import message_class
 from qcfql_ros.data.bag_file import Channel
 from qcfql_ros.data.dataset import load_dataset
-from qcfql_ros.data.playback import fingerprint
+from qcfql_ros.data.playback import fingerprint, latched_depth
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.session_mark import SESSION_TYPE, session_mark, session_topic
 from qcfql_ros.data.steps import Step, step_digest
-from qcfql_ros.nodes.player import latched_depth
 from qcfql_ros.nodes.qos import RECORD_QOS
 from qcfql_ros.nodes.recording import REPLAYED_FROM
 

@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qcfql_ros.data.bag_file import Message
+import yaml
+
+from qcfql_ros.data.bag_file import Channel, Message
 from qcfql_ros.errors import MessageError
 
 PLAYBACK_TOPIC = 'playback'  # latched: what is played
@@ -220,3 +222,18 @@ def fingerprint(paths: Iterable[Path]) -> str:
             file.seek(max(0, size - _ENDS_READ))
             digest.update(file.read(_ENDS_READ))
     return digest.hexdigest()
+
+
+def latched_depth(channel: Channel) -> int:
+    """Return how many messages a latched topic kept for who comes late; 0 if it is not latched.
+
+    It is where every publisher recorded offered that.
+    """
+    try:
+        offers = yaml.safe_load(channel.metadata.get('offered_qos_profiles', '')) or []
+        # Numbers are those of rmw, which rosbag2 wrote until ROS 2 Iron.
+        latched = [offer['durability'] in ('transient_local', 1) for offer in offers]
+        depths = [int(offer.get('depth', 0)) for offer in offers]
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError):
+        return 0
+    return max(1, *depths) if latched and all(latched) else 0

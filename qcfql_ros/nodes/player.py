@@ -19,13 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import yaml
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
@@ -43,9 +42,10 @@ from qcfql_ros.data.playback import (
     Playback,
     as_text,
     from_text,
+    latched_depth,
 )
 from qcfql_ros.errors import MessageError, RobotError
-from qcfql_ros.nodes.qos import ANSWER_QOS, PIECE_QOS, PLAYBACK_QOS
+from qcfql_ros.nodes.qos import ANSWER_QOS, PIECE_QOS, PLAYBACK_QOS, played_qos
 
 PIECE_MESSAGES = 200  # far below the queue of a recorder
 PIECE_BYTES = 4 << 20
@@ -55,7 +55,6 @@ CLOCK_S = 0.025  # between two messages, /clock goes on 40 times a second
 SETTLE_S = 1.0  # after the first listener, for others to be discovered
 SILENCE_S = 10.0
 READY_S = 30.0
-LATCHED = 100  # messages of a latched topic are kept at least
 LATE_S = 0.1  # later than this, the rest is played later too, rather than in a burst
 _ONE_NS = 1_000_000_000
 
@@ -108,7 +107,7 @@ class Player:
         self._index = {topic: number for number, topic in enumerate(playback.topics)}
         self._out: dict[str, Publisher] = {}
         for topic, channel in channels.items():
-            kind, offer = message_class(channel.type_name), _offer(latched_depth(channel))
+            kind, offer = message_class(channel.type_name), played_qos(latched_depth(channel))
             self._out[topic] = node.create_publisher(kind, topic, offer)
         self._clock = node.create_publisher(
             Clock, '/clock', QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -306,32 +305,3 @@ class Player:
             if late and answer.refuses:
                 self._say(f'learner {answer.learner}: {answer.refuses}')
             self._answers[answer.learner] = (answer, time.monotonic())
-
-
-def latched_depth(channel: Channel) -> int:
-    """Return how many messages a latched topic kept for who comes late; 0 if it is not latched.
-
-    It is where every publisher recorded offered that.
-    """
-    try:
-        offers = yaml.safe_load(channel.metadata.get('offered_qos_profiles', '')) or []
-        # Numbers are those of rmw, which rosbag2 wrote until ROS 2 Iron.
-        latched = [offer['durability'] in ('transient_local', 1) for offer in offers]
-        depths = [int(offer.get('depth', 0)) for offer in offers]
-    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError):
-        return 0
-    return max(1, *depths) if latched and all(latched) else 0
-
-
-def _offer(latched: int) -> QoSProfile:
-    """Return what a topic is offered with: reliable, so that whoever asks for less connects too.
-
-    Deadlines, lifespans and leases are left out: they hold for another rate than that of a
-    playback.
-    """
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST if latched else HistoryPolicy.KEEP_ALL,
-        depth=max(LATCHED, latched),
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )

@@ -42,3 +42,20 @@ def sensor_qos(pacing: str) -> QoSProfile:
 def command_qos(pacing: str) -> QoSProfile:
     """Return the profile of command topics."""
     return _profile(1000 if pacing == 'lockstep' else 10)
+
+
+def played_qos(latched: int) -> QoSProfile:
+    """Return the profile that a recorded topic is played with: who asks for less connects too.
+
+    Deadlines, lifespans and leases are left out: they hold for another rate than that of a
+    playback.
+
+    Args:
+        latched: messages kept for who comes late; 0 if the topic is not latched.
+    """
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST if latched else HistoryPolicy.KEEP_ALL,
+        depth=max(100, latched),
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
