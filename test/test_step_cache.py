@@ -292,7 +292,7 @@ import sys
 from pathlib import Path
 from qcfql_ros.contract import load_contract
 from qcfql_ros.data.bag_steps import BagSteps
-for _ in range(20):
+for _ in range(100):
     bag = BagSteps(Path(sys.argv[1]), load_contract('point_reach'))
     bag.load()
     assert sum(map(len, bag.blocks())) == 290

@@ -155,6 +155,5 @@ def _describe(bags: Sequence[Any]) -> None:
     """Say of each recording what is in it, and what is not."""
     for bag in bags:
         print(bag, flush=True)
-        damage = [f'{bag.path}: {bag.damage}'] if bag.damage else []
-        for line in [*bag.notes, *damage]:
+        for line in bag.remarks():
             print(line, file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ class BagSteps:
         from_cache: nothing had to be decoded.
         counters: as the assembler counts; complete after `load`.
         damage: what was left out of the bag; complete after `load`.
-        notes: what a person should know, a line each.
+        notes: what was unusual, a line each.
 
     Raises:
         BagError: the bag is missing or cannot be read, was recorded under another contract, or
@@ -162,6 +162,10 @@ class BagSteps:
     def segments(self) -> int:
         """Segments in it, after `load`."""
         return self._file.segments
+
+    def remarks(self) -> list[str]:
+        """Return what a person should know of it, a line each, after `load`."""
+        return [*self.notes, *([f'{self.path}: {self.damage}'] if self.damage else [])]
 
     def __str__(self) -> str:
         """Say in a line what is in it, what is not, and where it came from; after `load`."""

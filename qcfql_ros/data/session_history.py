@@ -61,8 +61,7 @@ def _events(bags: list[BagSteps], say: Callable[[str], object]) -> Iterator[Step
     for bag in bags:
         for block in bag.stream():
             yield from block.events()
-        damage = [f'{bag.path}: {bag.damage}'] if bag.damage else []
-        for line in [*bag.notes, *damage]:
+        for line in bag.remarks():
             say(line)
 
 

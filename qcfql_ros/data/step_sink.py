@@ -144,12 +144,19 @@ class StepSink:
         assert self._path is not None
         folder = self._path.parent
         folder.mkdir(exist_ok=True)
-        _remove_left_behind(folder)
-        if not (folder / _TAG).exists():
-            (folder / _TAG).write_text(_SIGNATURE)
-        self._part = folder / f'.{self._path.name}.{uuid.uuid4().hex}{_PART}'
-        handle = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Or another process finds the new file before it is locked.
+            fcntl.flock(within, fcntl.LOCK_EX)
+            _remove_left_behind(folder)
+            if not (folder / _TAG).exists():
+                (folder / _TAG).write_text(_SIGNATURE)
+            part = folder / f'.{self._path.name}.{uuid.uuid4().hex}{_PART}'
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(within)
+        self._part = part
         return os.fdopen(handle, 'r+b', buffering=0)  # type: ignore[return-value]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
@@ -74,14 +75,15 @@ def load_demonstrations(
     """Return a replay with the steps of the bags at `paths`; None without paths."""
     if not paths:
         return None
-    from qcfql_ros.data.damage import Damage
-    from qcfql_ros.data.dataset import load_blocks
+    from qcfql_ros.data.bag_steps import load_bags, open_bags
 
-    replay, damage = empty_replay(config, capacity, contract, demonstrations=True), Damage()
-    source = ', '.join(str(path) for path in paths)
-    fill(replay, load_blocks(paths, contract, damage=damage), source)
-    if damage:
-        print(f'{source}: {damage}', file=sys.stderr, flush=True)
+    bags = open_bags(paths, contract)
+    load_bags(bags)
+    for line in chain.from_iterable(bag.remarks() for bag in bags):
+        print(line, file=sys.stderr, flush=True)
+    replay = empty_replay(config, capacity, contract, demonstrations=True)
+    blocks = chain.from_iterable(bag.blocks() for bag in bags)
+    fill(replay, blocks, ', '.join(str(path) for path in paths))
     return replay
 
 
