@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.step_block import blocks_of_events
 from qcfql_ros.data.step_file import StepFile, StepFileWriter
+from qcfql_ros.data.steps import SegmentEnd, Step
 from qcfql_ros.errors import BagError
 
 
@@ -100,6 +102,19 @@ def test_a_damaged_file_gives_its_steps_or_none(data, made) -> None:
         return
     again = [plain(event) for block in kept.blocks() for event in block.events()]
     assert again == [plain(event) for event in made]
+
+
+def test_each_byte_of_a_file_is_guarded() -> None:
+    events = [
+        Step(1, np.ones(3, np.float32), np.ones(2, np.float32), 0.5, False),
+        SegmentEnd(np.zeros(3, np.float32), True, 'gap'),
+    ]
+    whole = file_of(blocks_of_events(events, 3, 2))
+    for at in range(len(whole)):
+        bad = bytearray(whole)
+        bad[at] ^= 1
+        with pytest.raises(ValueError, match='checksum mismatch|its end|begin as one'):
+            StepFile(bytes(bad))
 
 
 def test_a_second_load_decodes_nothing_and_says_the_same(bag: Path, monkeypatch) -> None:
