@@ -113,7 +113,7 @@ def test_each_byte_of_a_file_is_guarded() -> None:
     for at in range(len(whole)):
         bad = bytearray(whole)
         bad[at] ^= 1
-        with pytest.raises(ValueError, match='checksum mismatch|its end|begin as one'):
+        with pytest.raises(ValueError, match=r'checksum mismatch|its end|begin as one'):
             StepFile(bytes(bad))
 
 
