@@ -33,6 +33,8 @@ class Trouble:
     gap: float = 0.0  # a tick left out
     restart: float = 0.0  # the robot counts anew
     stall: float = 0.0  # a topic is not heard for a while, then all of it at once
+    silent: float = 0.0  # a topic, for some seconds
+    episode: float = 0.0  # the policy counts one on, without a pause
     lead: float = 0.0  # another one, in one of ten episodes
 
 
@@ -86,6 +88,7 @@ def _ticks(
                     log.now_ns = max(log.now_ns, stamp - PERIOD // part)
                     sensors(log, random, trouble, stamp - PERIOD // part, index)
                 log.now_ns = max(log.now_ns, stamp)
+            episode += happens(trouble.episode)
             place, source = index % size, 0
             if happens(trouble.source):
                 source = int(random.choice([1, 2, 3, 4]))
@@ -183,7 +186,7 @@ def announce(
 
 def disturbed(log: list[Message], random: np.random.Generator, trouble: Trouble) -> list[Message]:
     """Return the messages as they might have been received."""
-    log = _stalled(log, random, trouble.stall)
+    log = _stalled(_silenced(log, random, trouble.silent), random, trouble.stall)
     order = np.arange(len(log), dtype=float)
     moved = random.random(len(log)) < trouble.swap
     order[moved] += random.normal(size=int(moved.sum())) * 4.0
@@ -218,3 +221,15 @@ def _stalled(log: list[Message], random: np.random.Generator, share: float) -> l
             held[topic] = now_ns + int(random.choice([100_000_000, 1_900_000_000, 2_600_000_000]))
         received.append((topic, max(now_ns, held.get(topic, 0)), data))
     return sorted(received, key=lambda message: message[1])
+
+
+def _silenced(log: list[Message], random: np.random.Generator, share: float) -> list[Message]:
+    """Return the messages without those of some topics for some time."""
+    silent: dict[str, int] = {}
+    kept = []
+    for topic, now_ns, data in log:
+        if random.random() < share / 4:
+            silent[topic] = now_ns + int(random.choice([50_000_000, 500_000_000, 2_500_000_000]))
+        if now_ns >= silent.get(topic, 0):
+            kept.append((topic, now_ns, data))
+    return kept

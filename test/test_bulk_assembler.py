@@ -156,3 +156,16 @@ def test_a_session_that_begins_while_steps_wait():
         log.step(stamp)
         log.add(session_topic(), session_mark('c', 'h', 1))
     assert check(CONTRACT, log.log, [len(log.log)]) > 0.5
+
+
+@pytest.mark.parametrize('what', ['stamps', 'receipt'])
+def test_what_goes_back_at_the_first_message_of_a_block(what):
+    log, again = Ticks(), Ticks()
+    log.run(S0, 60)
+    again.now_ns = log.now_ns - 1_000_000_000 * (what == 'receipt')
+    again.run(S0 if what == 'stamps' else S0 + 61 * PERIOD, 60)
+    whole = log.log + again.log
+    slow, _ = one_by_one(CONTRACT, whole)
+    assert slow.counters['stamps_went_back' if what == 'stamps' else 'clock_set_back'] == 1
+    check(CONTRACT, whole, [len(log.log)])
+    check(CONTRACT, whole, [len(whole)])

@@ -25,6 +25,7 @@ from qcfql_ros.contract.named_vector import Outcome, StepRecord
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.assembler import Assembler, Event
 from qcfql_ros.data.bag_file import Message
+from qcfql_ros.data.collection import collection_held_off
 from qcfql_ros.data.held import hold
 from qcfql_ros.data.received import Pending, Tick
 from qcfql_ros.data.received_block import (
@@ -63,7 +64,8 @@ class BulkAssembler(Assembler):
         if not messages:
             return
         try:
-            block = ReceivedBlock(messages, self._decoders)
+            with collection_held_off():
+                block = ReceivedBlock(messages, self._decoders)
         except OverflowError:  # receive stamps beyond the year 2262
             self._push(messages)
             yield from self._gathered()

@@ -16,6 +16,7 @@ from qcfql_ros.data.bag_file import Message
 from qcfql_ros.data.bag_folder import find_bags
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.bulk_assembler import BulkAssembler
+from qcfql_ros.data.collection import collection_held_off
 from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.labels import Labels, load_labels
 from qcfql_ros.data.reader import BagReader, bag_custom_data
@@ -164,7 +165,12 @@ def _gathered(bag: BagReader) -> Iterator[tuple[list[Message], int]]:
     """Yield the messages of a bag, enough of them at a time, and how many bytes were read."""
     messages: list[Message] = []
     size = bytes_read = 0
-    for part in bag.parts():
+    parts = bag.parts()
+    while True:
+        with collection_held_off():
+            part = next(parts, None)
+        if part is None:
+            break
         messages += part.messages
         size += sum(map(len, map(_data, part.messages)))
         bytes_read = part.bytes_read

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from operator import attrgetter
+from operator import itemgetter
 
 from qcfql_ros.data.bag_file import Message
 
-_receive = attrgetter('receive_ns')
+_receive = itemgetter(1)  # the receive stamp
 
 
 def in_receive_order(
