@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import rclpy
+from mcap.writer import Writer as McapWriter
 from rclpy.executors import SingleThreadedExecutor
 from recorded_ticks import CONTRACT, PERIOD, STORE, Ticks
 from rosgraph_msgs.msg import Clock
@@ -351,6 +352,26 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, words, says):
     assert main(['play', *(str(bag) if word == 'BAG' else word for word in words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+@pytest.mark.parametrize('kind', ['std_msgs/String', '/msg/String', 'no_such_msgs/msg/String'])
+def test_a_topic_whose_type_is_none_of_ros_is_left_out_or_refused_in_one_line(
+    tmp_path, capsys, kind
+):
+    bag = tmp_path / 'bag.mcap'
+    with bag.open('wb') as file:
+        writer = McapWriter(file)
+        writer.start()
+        schema = writer.register_schema(kind, 'ros2msg', b'string data')
+        writer.add_message(writer.register_channel('/t', 'cdr', schema), 1, bytes(9), 1)
+        writer.finish()
+    assert main(['play', str(bag), '--topics', '/t']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{kind!r} is n' in line
+    assert main(['play', str(bag)]) == 2
+    said, line = capsys.readouterr().err.splitlines()
+    assert said.startswith('qcfql play: /t is not played: ')
+    assert 'no topic that can be played' in line
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def choose(reader: BagReader, wanted: list[str] | None) -> dict[str, Channel]:
             continue
         try:
             message_class(channel.type_name)
-        except (ContractError, ValueError) as error:
+        except ContractError as error:
             if wanted:
                 raise
             warn(f'{topic} is not played: {error}')

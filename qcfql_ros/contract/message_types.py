@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import cache
 
 from qcfql_ros.errors import ContractError
+
+_NAME = re.compile(r'(\w+)/msg/(\w+)', re.ASCII)
 
 
 @cache
@@ -14,9 +17,15 @@ def message_class(type_name: str) -> type:
     """Return the class of a type name such as ``sensor_msgs/msg/JointState``.
 
     Raises:
-        ContractError: the message package is not installed.
+        ContractError: it is no name of a type, or the message package is not installed.
     """
-    package, _, name = type_name.split('/')
+    found = _NAME.fullmatch(type_name)
+    if found is None:
+        raise ContractError(
+            f'{type_name!r} is no message type of ROS 2; wanted a name such as '
+            'sensor_msgs/msg/JointState'
+        )
+    package, name = found.groups()
     try:
         return getattr(importlib.import_module(f'{package}.msg'), name)
     except (ImportError, AttributeError) as error:
