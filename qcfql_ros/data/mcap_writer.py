@@ -76,7 +76,7 @@ class McapWriter:
         self._repeat_at = _REPEAT_FROM
         self._new: list[bytes] = []  # schemas and channels that no chunk has yet
         self._again: list[bytes] = []  # those of the chunk before
-        self._zstd = zstandard.ZstdCompressor()
+        self._zstd = zstandard.ZstdCompressor(level=1)  # as small as 3 here, and faster
         self._records: list[bytes] = []
         self._size = self._start_ns = self._end_ns = 0
         self._clear()

@@ -37,7 +37,8 @@ class Spool:
         self, max_bytes: int, max_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._max_bytes, self._max_s, self._clock = max_bytes, max_s, clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[Item] = deque()
         self._held: deque[tuple[float, int]] = deque()  # since when, how many bytes
         self.bytes = self.peak_bytes = 0
@@ -58,14 +59,17 @@ class Spool:
 
     def put(self, item: Item) -> bool:
         """Take a message in; False when it does not fit, or when the spool is closed."""
-        with self._changed:
-            full = self.bytes + len(item.data) > self._max_bytes or self.seconds > self._max_s
-            if self.closed or full:
+        now_s, size = self._clock(), len(item.data)
+        with self._lock:
+            held = self._held
+            old = bool(held) and now_s - held[0][0] > self._max_s
+            if self.closed or old or self.bytes + size > self._max_bytes:
                 return False
             self._waiting.append(item)
-            self._held.append((self._clock(), len(item.data)))
-            self.bytes += len(item.data)
-            self.peak_bytes = max(self.peak_bytes, self.bytes)
+            held.append((now_s, size))
+            self.bytes += size
+            if self.bytes > self.peak_bytes:
+                self.peak_bytes = self.bytes
             if len(self._waiting) == 1:
                 self._changed.notify()
         return True
