@@ -29,7 +29,6 @@ from qcfql_ros.errors import MessageError
 PLAYBACK_TOPIC = 'playback'  # latched: what is played
 PIECE_TOPIC = 'playback/piece'
 ANSWER_TOPIC = 'playback/answer'
-PLAYBACK_TYPE = 'std_msgs/msg/String'
 _ENDS_READ = 1 << 16
 
 

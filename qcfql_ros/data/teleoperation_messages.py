@@ -100,9 +100,6 @@ class Growing:
         self._good = bytearray()
         self._nothing = [0.0] * size
 
-    def __len__(self) -> int:
-        return len(self._stamps)
-
     def add(self, stamp_ns: int, receive_ns: int, values: Sequence[float] | None) -> None:
         """Append a message; None for values that cannot be used."""
         self._stamps.append(stamp_ns)
@@ -152,7 +149,6 @@ class Gathered:
 
     Args:
         contract: with a section `recordings`.
-        namespace: of the topics.
 
     Attributes:
         counters: messages, and those that cannot be used.
@@ -161,7 +157,7 @@ class Gathered:
         now_ns: the latest receive stamp; None before the first message.
     """
 
-    def __init__(self, contract: Contract, namespace: str = '') -> None:
+    def __init__(self, contract: Contract) -> None:
         rules = contract.recordings
         assert rules is not None
         self.contract, self.rules = contract, rules
@@ -193,9 +189,7 @@ class Gathered:
             self._takers[rules.reward.topic] = self._reward
         if rules.events is not None:
             self._takers[rules.events.topic] = self._event
-        self._takers = {
-            topics.absolute(topic, namespace): taker for topic, taker in self._takers.items()
-        }
+        self._takers = {topics.absolute(topic): taker for topic, taker in self._takers.items()}
 
     @property
     def events(self) -> list[tuple[int, str]]:
