@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,11 +23,6 @@ from qcfql_ros.data.teleoperation_ticks import (
     command_values,
     find_ticks,
     in_windows,
-)
-
-_COLUMNS = (
-    *('stamp_ns', 'observation', 'action', 'reward', 'terminated', 'success'),
-    *('source', 'chunk', 'index', 'episode'),
 )
 
 
@@ -263,14 +258,6 @@ def _segments(
 def split_block(block: StepBlock, most_steps: int = BLOCK_STEPS) -> Iterator[StepBlock]:
     """Yield a block without planned chunks as smaller ones."""
     for start in range(0, len(block), most_steps):
-        steps = slice(start, start + most_steps)
-        first, last = np.searchsorted(block.end_after, (start, start + most_steps), 'right')
-        yield replace(
-            block,
-            **{name: getattr(block, name)[steps] for name in _COLUMNS},
-            end_after=block.end_after[first:last] - start,
-            final_observation=block.final_observation[first:last],
-            truncated=block.truncated[first:last],
-            episode_end=block.episode_end[first:last],
-            reason=block.reason[first:last],
-        )
+        stop = min(start + most_steps, len(block))
+        ends = np.searchsorted(block.end_after, (start, stop), 'right').tolist()
+        yield block.part(slice(start, stop), slice(*ends))
