@@ -38,7 +38,6 @@ from qcfql_ros.errors import BagError
 from qcfql_ros.nodes.recorded_topics import as_rosbag2
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
-BASE = get_typestore(Stores.EMPTY)
 START, MS = 1_700_000_000_000_000_000, 1_000_000
 TYPES = (
     'sensor_msgs/msg/JointState',
