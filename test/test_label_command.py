@@ -73,6 +73,14 @@ def test_a_whole_bag_is_one_episode(bag):
     assert one.outcome == 'abort' and 0.5 < one.begin_s < 0.6, 'from the first command on'
 
 
+def test_what_a_damaged_bag_leaves_out_is_said(tmp_path, capsys):
+    shutil.copytree(DATA / 'rosbag2' / 'mcap_killed', tmp_path / 'killed')
+    words = ('--topic', '/arm/joint_trajectory', '--outcome', 'abort')
+    assert label(tmp_path / 'killed', '--by-gaps', 1, *words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f'qcfql label: {tmp_path / "killed"}: left out 1 stretch')
+
+
 def test_labels_are_replaced_only_when_told(bag, capsys):
     assert label(bag, '--whole', '--outcome', 'success') == 0
     before = load_labels(bag)

@@ -15,17 +15,26 @@ in timeout or abort is truncated. One to discard makes no steps, nor does what l
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from qcfql_ros.contract import Contract, load_contract
+from qcfql_ros.contract.topics import absolute
+from qcfql_ros.data.labels import (
+    LABELS,
+    Label,
+    Labels,
+    label_all,
+    labels_path,
+    load_labels,
+    write_labels,
+)
+from qcfql_ros.data.reader import BagReader, bag_info
+from qcfql_ros.data.teleoperation import recorded_by_others, wanted_topics
 from qcfql_ros.errors import BagError, ParameterError
 
-if TYPE_CHECKING:
-    from qcfql_ros.contract import Contract
-    from qcfql_ros.data.labels import Labels
-
-OUTCOMES = 'success, failure, timeout, abort or discard'
+OUTCOMES = f'{", ".join(LABELS[:-1])} or {LABELS[-1]}'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the labels, or show them; see the module's text."""
-    from qcfql_ros.contract import load_contract
-    from qcfql_ros.data.labels import labels_path, load_labels, write_labels
-    from qcfql_ros.data.reader import BagReader
-    from qcfql_ros.data.teleoperation import recorded_by_others
-
     bag, path = arguments.bag, labels_path(arguments.bag)
     contract = load_contract(arguments.contract) if arguments.contract else None
     stamps = _command_stamps(arguments, contract)
@@ -86,10 +90,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _command_stamps(arguments: argparse.Namespace, contract: Contract | None) -> list[int] | None:
     """Return the receive stamps of the commands; None where nothing says which they are."""
-    from qcfql_ros.contract.topics import absolute
-    from qcfql_ros.data.reader import BagReader
-    from qcfql_ros.data.teleoperation import wanted_topics
-
     topics: dict[str, str] = {}
     if arguments.topic:
         topic = absolute(arguments.topic.lstrip('/'))
@@ -108,13 +108,13 @@ def _command_stamps(arguments: argparse.Namespace, contract: Contract | None) ->
         raise BagError(
             f'{arguments.bag}: there is no topic {topic}; it has {", ".join(sorted(there))}'
         )
-    return sorted(message.receive_ns for message in reader)
+    stamps = sorted(message.receive_ns for message in reader)
+    if reader.damage:  # a gap may be where commands were lost
+        print(f'qcfql label: {arguments.bag}: {reader.damage}', file=sys.stderr)
+    return stamps
 
 
 def _labels(arguments: argparse.Namespace, start_ns: int, stamps: list[int] | None) -> Labels:
-    from qcfql_ros.data.labels import Label, Labels, label_all
-    from qcfql_ros.data.reader import bag_info
-
     if arguments.episode:
         if arguments.outcome or arguments.outcomes:
             raise ParameterError('--episode names its outcome itself; leave out --outcome')
