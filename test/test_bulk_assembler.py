@@ -169,3 +169,41 @@ def test_what_goes_back_at_the_first_message_of_a_block(what):
     assert slow.counters['stamps_went_back' if what == 'stamps' else 'clock_set_back'] == 1
     check(CONTRACT, whole, [len(log.log)])
     check(CONTRACT, whole, [len(whole)])
+
+
+def test_a_message_that_is_there_again_at_the_beginning_of_a_block():
+    log = Ticks()
+    stamp = log.run(S0, 60)
+    first = len(log.log)
+    log.add(*log.log[-2][::2])
+    log.run(stamp + PERIOD, 60)
+    counters = one_by_one(CONTRACT, log.log)[0].counters
+    assert counters['duplicate'] == 1
+    assert check(CONTRACT, log.log, [first]) > 0.5
+
+
+def test_a_stream_that_was_silent_for_longer_than_a_step_waits():
+    log = Ticks(lockstep=False)
+    for number in range(200):
+        log.now_ns = 1_700_000_000_000_000_000 + number * PERIOD
+        log.joints(log.now_ns - PERIOD // 4, float(number))
+        if not 20 < number < 76:
+            log.goal(log.now_ns - PERIOD // 4)
+        if number >= 45:
+            log.step(log.now_ns)
+            log.outcome(log.now_ns - 1_000_000)
+    slow, _ = one_by_one(CONTRACT, log.log)
+    assert slow.counters['dropped_missing_observation'] > 10
+    assert check(CONTRACT, log.log, [len(log.log)]) > 0.3
+
+
+def test_the_row_of_another_episode_is_no_previous_action(with_previous):
+    log = Ticks()
+    stamp = S0
+    log.sensors(stamp, 0.0)
+    for number in range(200):
+        log.step(stamp, (number / 200, 0.5), episode=number // 7)
+        log.outcome(stamp)
+        stamp += PERIOD
+        log.sensors(stamp, number + 1.0)
+    assert check(with_previous, log.log, [len(log.log)]) > 0.8
