@@ -268,7 +268,7 @@ def test_damage_is_told_and_the_rest_is_used(capsys, tmp_path):
     status, said, report = inspect(capsys, tmp_path, bag)
     assert status == 0 and 0 < report['steps'] < 800
     assert report['bag0.damage_stretches'] == 1 and report['bag0.damage_bytes'] > 0
-    assert 'warning: damaged: ' in said
+    assert 'warning: damaged: left out ' in said
 
 
 def test_rewards_that_tell_nothing_and_missing_success_are_warnings(capsys, tmp_path):

@@ -2,8 +2,9 @@
 """Whether a recording can be learned from: what its topics, its steps and its numbers look like.
 
 A recording is read twice: as training will read it, and topic by topic. Where training could not
-use all messages, each is decoded once more to say why. Beside the stamps, what is kept does not
-grow with the recording.
+use all messages, each is decoded once more to say why. What is kept of a recording is its stamps,
+its segments and a sample of its numbers; only of one that others recorded, all numbers that steps
+are made of, while they are made.
 """
 
 from __future__ import annotations

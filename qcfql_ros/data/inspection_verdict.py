@@ -69,13 +69,7 @@ def warnings(report: BagReport, contract: Contract) -> tuple[str, ...]:
         for line in _of_topic(topic, contract)
     ]
     if report.damage:
-        damage = report.damage
-        more = ' and more that nothing counts' if damage.uncounted else ''
-        found.insert(
-            0,
-            f'damaged: {damage.messages} messages{more}, {damage.seconds:.3f} s, {damage.size} '
-            'bytes were left out',
-        )
+        found.insert(0, f'damaged: {report.damage}')
     if report.steps is not None and report.steps.steps:
         found += _of_steps(report, report.steps)
         found += _of_numbers(report.steps)
