@@ -12,11 +12,7 @@ from qcfql_ros.contract.chunk_record import ChunkRecord
 from qcfql_ros.contract.decode import Decoder
 from qcfql_ros.contract.named_vector import Outcome, StepRecord, decode_outcome, decode_step
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.contract.topics import (
-    CHUNK_TOPIC,
-    STEP_TOPIC,
-    absolute,
-)
+from qcfql_ros.contract.topics import CHUNK_TOPIC, STEP_TOPIC, absolute
 from qcfql_ros.data.bag_file import Message
 from qcfql_ros.data.bulk_chunks import decode_chunks
 from qcfql_ros.data.bulk_decode import NamedVectors, StreamDecoder
@@ -91,7 +87,6 @@ class ReceivedBlock:
         decoders: how to decode them.
 
     Attributes:
-        messages: of the recording.
         receive_ns: (n,) int64.
         odd: (n,) bool: out of the ordinary, to be looked at by the assembler itself: they cannot
             be decoded, begin a session, or their stamp is not above that of the one before.
@@ -106,7 +101,6 @@ class ReceivedBlock:
     """
 
     def __init__(self, messages: Sequence[Message], decoders: BlockDecoders) -> None:
-        self.messages = messages
         count = len(messages)
         topics, receives, _, self._data = zip(*messages, strict=True)
         self.receive_ns = np.array(receives, np.int64)
@@ -119,10 +113,10 @@ class ReceivedBlock:
             self.streams[name] = self._columns(numbers, number, decode, unstamped=True)
         self.steps = self._columns(numbers, decoders.step, decoders.decode_step)
         self.outcomes = self._columns(numbers, decoders.outcome, decoders.decode_outcome)
-        ended = self.outcomes.values[:, 6]
-        self.outcomes.values[:, 6] = np.where(
-            np.isnan(ended), self.outcomes.values[:, 1:3].max(axis=1), ended
-        )
+        outcome = dict(zip(OUTCOME_KINDS, self.outcomes.values.T, strict=True))  # views
+        untold = np.isnan(outcome['ended'])
+        ends = np.maximum(outcome['terminated'], outcome['truncated'])
+        outcome['ended'][untold] = ends[untold]
         self.chunk_records: list[ChunkRecord | None] = []
         self.chunks = self._chunks(numbers, decoders)
 
@@ -179,7 +173,7 @@ class BlockDecoders:
     def __init__(self, contract: Contract, namespace: str = '') -> None:
         self._contract = contract
         self._read = read = CdrReader()
-        self._actions = [f'action.{name}' for name in contract.action.names]
+        actions = [f'action.{name}' for name in contract.action.names]
         decoder = Decoder(contract)
         self.numbers = _Numbers()
         self.streams = {}
@@ -194,7 +188,7 @@ class BlockDecoders:
                 number,
                 StreamDecoder(contract, stream.name, decoder, read),
             )
-        step_kinds = dict.fromkeys(self._actions, 'float32') | META_KINDS
+        step_kinds = dict.fromkeys(actions, 'float32') | META_KINDS
         self.decode_step = NamedVectors(step_kinds, frozenset(), self._step, read)
         self.decode_outcome = NamedVectors(
             OUTCOME_KINDS, frozenset({'ended'}), self._outcome, read
