@@ -87,8 +87,12 @@ class Memory:
         taken = self._training + left_behind
         most = max(0, (self._limit - taken) // row_bytes)
         if min(rows, asked) > most:
-            wanted = -(-(taken + min(rows, asked) * row_bytes) // _MIB)
-            smaller = f', or --capacity {most} to learn from the last ones' if most > 1000 else ''
+            # Another run does not take just the same: what is named here has to fit then too.
+            wanted = -(-(taken + min(rows, asked) * row_bytes + _MARGIN_BYTES) // _MIB)
+            fewer = most - _MARGIN_BYTES // row_bytes
+            smaller = (
+                f', or --capacity {fewer} to learn from the last ones' if fewer > 1000 else ''
+            )
             raise ParameterError(
                 f'--memory-limit {self._limit // _MIB}M: {min(rows, asked)} rows of {row_bytes} '
                 f'bytes do not fit beside the {-(-taken // _MIB)}M that training takes; give at '
