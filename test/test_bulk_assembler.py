@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_recordings import Trouble, recording
-from recorded_ticks import CONTRACT, PERIOD, Ticks
+from recorded_ticks import CONTRACT, JOINTS, PERIOD, STORE, Ticks, vector
 
 from qcfql_ros.contract import find_contract, load_contract
 from qcfql_ros.data import bulk_assembler
@@ -207,3 +207,25 @@ def test_the_row_of_another_episode_is_no_previous_action(with_previous):
         stamp += PERIOD
         log.sensors(stamp, number + 1.0)
     assert check(with_previous, log.log, [len(log.log)]) > 0.8
+
+
+def test_an_outcome_that_does_not_say_whether_the_episode_ended():
+    log = Ticks()
+    log.sensors(S0, 0.0)
+    for number in range(200):
+        log.step(S0 + number * PERIOD, episode=log.robot_episode)
+        ends = {'terminated': number % 50 == 49, 'truncated': number % 50 == 24}
+        log.outcome(S0 + number * PERIOD, **ends)
+        log.robot_episode += any(ends.values())
+        log.sensors(S0 + (number + 1) * PERIOD, number + 1.0)
+    short = []
+    for topic, receive_ns, data in log.log:
+        if topic == '/outcome':
+            whole = STORE.deserialize_cdr(data, JOINTS)
+            assert whole.name[-1] == 'ended'
+            stamp = whole.header.stamp
+            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+            data = vector(stamp_ns, whole.name[:-1], whole.position[:-1])
+        short.append((topic, receive_ns, data))
+    assert one_by_one(CONTRACT, short)[0].counters['episodes'] == 8
+    assert check(CONTRACT, short, [len(short)]) > 0.9
