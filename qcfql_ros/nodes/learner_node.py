@@ -181,13 +181,15 @@ class LearnerNode(Node):
     def _heard(self) -> bool:
         """Whether everything that a tick consists of is recorded."""
         publishers = self._topics.matched()
-        del publishers[self._chunk]
+        planned = publishers.pop(self._chunk)  # what has no chunks is heard without
         others = self._gate.changed(publishers)
         self._topics.forget(others)
         if self._outcome in others:  # another robot may be at another tick
             self._recording.assembler.last_tick = self._robot_tick = 0
-        heard = self._gate.matched and self._topics.silent() <= {self._chunk}
-        if heard and not self._sim_time and self._gap.heard(time.time_ns()):
+        silent = self._topics.silent()
+        heard = self._gate.matched and silent <= {self._chunk}
+        over = heard and not (planned and silent)
+        if over and not self._sim_time and self._gap.heard(time.time_ns()):
             self.get_logger().warning(str(self._gap))
         return heard
 
