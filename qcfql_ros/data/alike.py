@@ -195,7 +195,8 @@ def _layout(data: bytes, type_name: str, read: CdrReader) -> Layout | None:
         fixed.append(slice(at, at + size))
         at += size
     if type_name == topics.JOINT_STATE:
-        return Layout(tuple(fixed), tuple(message.name), {name: sequence() for name in _FIELDS})
+        numbers = {name: sequence() for name in _FIELDS}
+        return Layout(tuple(fixed), tuple(message.name), numbers)
     fixed[1] = slice(12, 16)  # of the frame_id, only how long it is
     numbers = {}
     for point in range(count()):
