@@ -304,6 +304,19 @@ def test_on_a_grid_of_the_period_each_tick_has_the_latest_command(tmp_path):
     assert counters['dropped_missing_command'] == 3
 
 
+@pytest.mark.parametrize('grid', ['commands', 'period'])
+def test_a_clock_that_is_set_forward_by_years_is_a_gap(grid, tmp_path):
+    script = Script()
+    script.event(-MS, 'start')
+    script.run(0, 6)
+    years = 13 * 365 * 86_400 * 1_000_000_000
+    script.event(script.run(years, 5) - PERIOD + MS, 'success')
+    events, counters = script.events_of(contract_of(tmp_path, change_recordings(grid=grid)))
+    late = grid == 'period'  # the first message of the hand comes behind its tick
+    assert shape(events) == [(6 - late, 'gap'), (5 - late, 'terminated')]
+    assert counters['dropped_missing_command'] == 2 * late
+
+
 def with_position(relative):
     """The first command is a joint's position, which is also seen."""
 
