@@ -72,6 +72,7 @@ def test_stretches_keep_their_stamps_and_stay_apart(gaps):
         ({'labels': 2}, r'labels: got 2, wanted 1'),
         ({'start_ns': -1}, r'start_ns: got -1'),
         ({'start_ns': 1.5}, r'start_ns: got 1.5'),
+        ({'start_ns': 10**20}, r'start_ns: got 10+, wanted'),
         ({'episodes': []}, r'episodes: got \[\], wanted a list'),
         ({'episode': []}, r"unknown key 'episode'.*did you mean 'episodes'"),
         ({'episodes': [[0.0, 1.0, 'sucess']]}, r"got 'sucess'.*did you mean 'success'"),

@@ -27,6 +27,7 @@ DISCARD = 'discard'
 LABELS = (*OUTCOMES, DISCARD)
 SUFFIX = '.labels.yaml'
 _LONGEST_S = 1e9
+_LATEST_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def load_labels(bag: str | Path) -> Labels | None:
         if top.data['labels'] != 1:
             raise top.error('labels', '1, the version of this format')
         start_ns = top.data['start_ns']
-        if isinstance(start_ns, bool) or not isinstance(start_ns, int) or start_ns < 0:
+        is_whole = isinstance(start_ns, int) and not isinstance(start_ns, bool)
+        if not is_whole or not 0 <= start_ns < _LATEST_NS:
             raise top.error('start_ns', 'the receive stamp of the first message in ns')
         episodes = tuple(
             Label(
