@@ -181,6 +181,26 @@ def test_without_checksums_the_index_leads_over_a_broken_record(tmp_path):
     assert reader.damage.messages == len(every) - len(got)
 
 
+@pytest.mark.parametrize('chunks', [True, False])
+@pytest.mark.parametrize('checked', [True, False])
+def test_stamps_that_no_clock_can_show_are_left_out(chunks, checked, tmp_path):
+    path, sent = tmp_path / 'bag_0.mcap', []
+    with path.open('wb') as stream:
+        writer = Writer(stream, 500, use_chunking=chunks, enable_crcs=checked)
+        writer.start(profile='ros2', library='test')
+        schema = writer.register_schema('std_msgs/msg/String', 'ros2msg', b'string data')
+        channel = writer.register_channel('/a', 'cdr', schema)
+        for number in range(1, 100):
+            stamp = number | (number in (40, 41, 90)) << 63
+            sent.append(Message('/a', stamp, 0, bytes([0, 1, 0, 0, number]) * 10))
+            writer.add_message(channel, stamp, sent[-1].data, 0)
+        writer.finish()
+    got, damage = read(path)
+    assert got == [message for message in sent if message.receive_ns < 2**63]
+    assert damage.messages == 3 and damage.seconds < 1.0
+    assert all('beyond the year 2262' in skip.why for skip in damage.skips)
+
+
 def test_zeros_that_were_recorded_are_no_hole(tmp_path):
     path, sent = tmp_path / 'bag_0.mcap', []
     with path.open('wb') as stream:

@@ -44,6 +44,7 @@ from qcfql_ros.data.receive_order import in_receive_order
 from qcfql_ros.errors import BagError
 
 _topic, _receive = itemgetter(0), itemgetter(1)
+_LATEST_NS = 2**63 - 1  # no clock of ROS has more, and no array of stamps either
 
 
 class McapFile:
@@ -194,6 +195,10 @@ class McapFile:
                 fit = [m for m in messages if block.start_ns <= m.receive_ns <= block.end_ns]
                 self._lost += len(messages) - len(fit)
                 messages, why = fit, 'stamps outside of the range of their chunk'
+        if block.end_ns > _LATEST_NS:
+            fit = [message for message in messages if message.receive_ns <= _LATEST_NS]
+            self._lost += len(messages) - len(fit)
+            messages, why = fit, 'receive stamps beyond the year 2262'
         if self._lost and layout.summary is None and not self._learned:
             self.learn()  # the chunk that told of a channel is damaged; a later one tells it again
             return self._read(layout, number, topics)
@@ -268,6 +273,7 @@ class McapFile:
             before_ns = max(map(_receive, kept)) if kept else before_ns or own.start_ns
             after_ns = after_ns or own.end_ns
             at_end = own.torn
+        before_ns, after_ns = (0 if ns > _LATEST_NS else ns for ns in (before_ns, after_ns))
         self.damage.skip(
             Skip(self.path.name, at, size, why, messages, before_ns, after_ns, at_end)
         )
