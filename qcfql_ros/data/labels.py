@@ -67,7 +67,7 @@ class Labels:
                     f'{nearest(episode.outcome, LABELS)}'
                 )
             if not -_LONGEST_S < episode.begin_s < episode.end_s < _LONGEST_S:
-                raise BagError(f'{where}: want a begin before its end')
+                raise BagError(f'{where}: want a begin before its end, both within 1e9 s')
             if episode.begin_s <= last_s:
                 raise BagError(f'{where}: begins before the one before it ended, at {last_s:g} s')
             last_s = episode.end_s
