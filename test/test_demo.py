@@ -178,11 +178,11 @@ def test_what_the_user_can_change_is_one_line_and_exit_status_2(
 def test_a_run_that_breaks_off_keeps_what_it_recorded(tmp_path, monkeypatch):
     def broken(arguments, contract, model, run_dir, stop):
         (run_dir / 'bag').mkdir()
-        raise BrokenPipeError('the pipe that the table went into was closed')
+        raise RuntimeError('of whatever kind')
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('qcfql_ros.cli.demo._practise', broken)
-    with pytest.raises(BrokenPipeError):
+    with pytest.raises(RuntimeError):
         main(['demo'])
     assert [path.name for path in (tmp_path / 'runs').glob('*/bag')] == ['bag']
 
