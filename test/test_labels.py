@@ -50,8 +50,7 @@ def test_labels_are_read_as_they_were_written(tmp_path_factory, ends, data):
     bag = tmp_path_factory.mktemp('labels') / 'bag'
     labels = Labels(START, episodes)
     assert write_labels(bag, labels) == bag.with_name('bag.labels.yaml')
-    read = load_labels(bag)
-    assert read == labels and read.digest == labels.digest
+    assert load_labels(bag) == labels
     assert [path.name for path in bag.parent.iterdir()] == ['bag.labels.yaml']
 
 
@@ -103,17 +102,6 @@ def test_labels_lie_beside_a_bag_however_it_is_named(tmp_path, monkeypatch):
     for name in (tmp_path / 'bag', Path('../bag'), Path('.'), Path('../bag/'), Path('x/..')):
         assert labels_path(name).resolve() == wanted
     assert load_labels('.') is None
-
-
-def test_the_digest_tells_what_changes_steps():
-    first = Labels(START, (Label(0.0, 1.0, 'success'),))
-    others = [
-        Labels(START + 1, first.episodes),
-        Labels(START, (Label(0.0, 1.0, 'abort'),)),
-        Labels(START, (Label(0.0, 1.5, 'success'),)),
-        Labels(START, (*first.episodes, Label(2.0, 3.0, 'success'))),
-    ]
-    assert len({labels.digest for labels in (first, *others)}) == 5
 
 
 @pytest.fixture(scope='module')

@@ -22,6 +22,7 @@ from qcfql_ros.data import step_cache, step_sink
 from qcfql_ros.data.bag_steps import BagSteps, load_bags, open_bags
 from qcfql_ros.data.damage import Damage
 from qcfql_ros.data.dataset import load_dataset
+from qcfql_ros.data.labels import Label, Labels, write_labels
 from qcfql_ros.data.step_block import blocks_of_events
 from qcfql_ros.data.step_file import StepFile, StepFileWriter
 from qcfql_ros.data.steps import SegmentEnd, Step
@@ -269,6 +270,17 @@ def test_a_bag_that_is_being_written_is_not_kept(bag: Path) -> None:
     (bag / 'bag_1.mcap.active').write_bytes(b'')
     assert events(loaded(bag)) == plainly_read(bag)
     assert not steps_file(bag).parent.exists()
+
+
+def test_labels_are_looked_at_where_they_are_read(bag: Path, tmp_path: Path) -> None:
+    (bag / 'inner').mkdir()
+    (tmp_path / 'far').mkdir()
+    (tmp_path / 'far' / 'link').symlink_to(bag / 'inner')
+    named = tmp_path / 'far' / 'link' / '..'
+    assert not loaded(named).from_cache and loaded(bag).from_cache
+    write_labels(named, Labels(0, (Label(0.0, 1.0, 'abort'),)))
+    assert loaded(named).notes[-1] == f'{named}: decoded again: changed since: labels'
+    assert loaded(bag).from_cache
 
 
 def test_a_bag_that_changes_while_it_is_read_is_not_kept(bag: Path) -> None:

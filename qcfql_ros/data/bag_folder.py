@@ -82,6 +82,14 @@ def _listed(folder: Path, name: str) -> Path:
     raise BagError(f'{folder / name} is missing; {folder}/{METADATA} lists it')
 
 
+def beside(bag: str | Path, suffix: str) -> Path:
+    """Return the path beside a bag whose name is the bag's and `suffix`."""
+    path = Path(bag).absolute()
+    if path.name in ('', '..'):
+        path = path.resolve()
+    return path.with_name(path.name + suffix)
+
+
 def find_bags(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Return the recordings that are meant: each path is one, or a folder of some.
 

@@ -11,8 +11,6 @@ It lies beside the bag, ``my_bag.labels.yaml`` beside ``my_bag``; the bag itself
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import yaml
 
 from qcfql_ros.contract.recordings import OUTCOMES
 from qcfql_ros.contract.section import Section, read_yaml
+from qcfql_ros.data.bag_folder import beside
 from qcfql_ros.errors import BagError, ContractError, nearest
 
 DISCARD = 'discard'
@@ -80,19 +79,10 @@ class Labels:
         """Return the receive stamp with which `label` ends."""
         return self.start_ns + round(label.end_s * 1e9)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over all that changes the steps."""
-        episodes = [[one.begin_s, one.end_s, one.outcome] for one in self.episodes]
-        return hashlib.sha256(json.dumps([self.start_ns, episodes]).encode()).hexdigest()
-
 
 def labels_path(bag: str | Path) -> Path:
     """Return where the labels of a bag lie, whether they exist or not."""
-    path = Path(bag).absolute()
-    if path.name in ('', '..'):
-        path = path.resolve()
-    return path.with_name(path.name + SUFFIX)
+    return beside(bag, SUFFIX)
 
 
 def load_labels(bag: str | Path) -> Labels | None:

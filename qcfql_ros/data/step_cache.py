@@ -22,20 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from qcfql_ros.contract.schema import Contract
+from qcfql_ros.data.bag_folder import beside
 from qcfql_ros.data.bag_metadata import ACTIVE
 from qcfql_ros.data.damage import Damage, Skip
+from qcfql_ros.data.labels import labels_path
 from qcfql_ros.data.step_file import StepFile
 from qcfql_ros.data.step_sink import StepSink
 
 CACHE_SUFFIX = '.qcfql_cache'
-LABELS_SUFFIX = '.labels.yaml'
 _ENDS = 4096  # bytes looked at on both ends of a bag's file
-
-
-def beside(bag: Path, suffix: str) -> Path:
-    """Return the path beside a bag whose name is the bag's and `suffix`."""
-    path = Path(os.path.abspath(bag))
-    return path.with_name(path.name + suffix)
 
 
 class StepCache:
@@ -120,9 +115,8 @@ def forget_parts(bag: Path, contract: Contract, names: Iterable[str]) -> None:
 
 def is_being_written(bag: Path, paths: Sequence[Path]) -> bool:
     """Say whether a recorder writes to the bag, or left it without closing its last file."""
-    folder = bag if bag.is_dir() else bag.parent
     named = any(path.name.endswith(ACTIVE) for path in paths)
-    return named or (bag.is_dir() and any(folder.glob(f'*{ACTIVE}')))
+    return named or (bag.is_dir() and any(bag.glob(f'*{ACTIVE}')))
 
 
 def described(counters: Counter[str], damage: Damage) -> dict[str, Any]:
@@ -154,7 +148,7 @@ def _path(bag: Path, contract: Contract, name: str) -> Path:
 
 def _labels_digest(bag: Path) -> str:
     try:
-        data = beside(bag, LABELS_SUFFIX).read_bytes()
+        data = labels_path(bag).read_bytes()
     except FileNotFoundError:
         return ''
     return hashlib.blake2b(data, digest_size=16).hexdigest()
