@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_labels_are_read_as_they_were_written(tmp_path_factory, ends, data):
     assert write_labels(bag, labels) == bag.with_name('bag.labels.yaml')
     assert load_labels(bag) == labels
     assert [path.name for path in bag.parent.iterdir()] == ['bag.labels.yaml']
+
+
+def test_labels_that_do_not_fit_on_the_disk_leave_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(BagError, match='labels cannot be written: .*File too large'):
+            write_labels(tmp_path / 'bag', Labels(START, (Label(0.0, 1.0, 'abort'),)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 @given(st.lists(st.integers(2_000_000, 10**12), min_size=1, max_size=30))

@@ -11,6 +11,7 @@ It lies beside the bag, ``my_bag.labels.yaml`` beside ``my_bag``; the bag itself
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,8 @@ def write_labels(bag: str | Path, labels: Labels) -> Path:
         part.write_text(yaml.dump(document, sort_keys=False, default_flow_style=None))
         part.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise BagError(f'{path}: labels cannot be written: {error}') from error
     return path
 
