@@ -105,6 +105,9 @@ def test_labels_are_replaced_only_when_told(bag, capsys):
         (['--episode', 0, 2, 'abort', '--episode', 1, 3, 'abort'], 'begins before the one'),
         (['--whole', '--outcome', 'abort', '--contract', 'point_reach'], 'section `recordings`'),
         (['--show'], 'has no labels'),
+        (['--show', '--outcome', 'abort'], '--show writes nothing; leave out'),
+        (['--show', '--outcomes', 'abort'], '--show writes nothing; leave out'),
+        (['--show', '--force'], '--show writes nothing; leave out'),
     ],
 )
 def test_what_cannot_be_is_one_line_and_nothing_is_written(words, wanted, bag, capsys):

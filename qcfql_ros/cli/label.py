@@ -31,7 +31,7 @@ from qcfql_ros.data.labels import (
     write_labels,
 )
 from qcfql_ros.data.reader import BagReader, bag_info
-from qcfql_ros.data.teleoperation import recorded_by_others, wanted_topics
+from qcfql_ros.data.teleoperation import recorded_by_others, types_wanted
 from qcfql_ros.errors import BagError, ParameterError
 
 OUTCOMES = f'{", ".join(LABELS[:-1])} or {LABELS[-1]}'
@@ -63,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the labels, or show them; see the module's text."""
     bag, path = arguments.bag, labels_path(arguments.bag)
+    if arguments.show and (arguments.outcome or arguments.outcomes or arguments.force):
+        raise ParameterError('--show writes nothing; leave out --outcome, --outcomes and --force')
     contract = load_contract(arguments.contract) if arguments.contract else None
     stamps = _command_stamps(arguments, contract)
     if arguments.show:
@@ -94,7 +96,7 @@ def _command_stamps(arguments: argparse.Namespace, contract: Contract | None) ->
     if arguments.topic:
         topic = absolute(arguments.topic.lstrip('/'))
     elif contract is not None:
-        wanted = wanted_topics(contract)
+        wanted = types_wanted(contract)
         assert contract.recordings is not None
         topic = absolute(contract.recordings.clock)
         topics = {topic: wanted[topic]}
