@@ -59,7 +59,7 @@ def test_labels_that_do_not_fit_on_the_disk_leave_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
     try:
-        with pytest.raises(BagError, match='labels cannot be written: .*File too large'):
+        with pytest.raises(BagError, match=r'labels cannot be written: .*File too large'):
             write_labels(tmp_path / 'bag', Labels(START, (Label(0.0, 1.0, 'abort'),)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
