@@ -95,7 +95,11 @@ def load_blocks(
             a topic with another type than the contract's.
     """
     folders = find_bags(paths)
-    foreign = {folder: load_labels(folder) for folder in folders if recorded_by_others(folder)}
+    foreign = {
+        folder: load_labels(folder)
+        for folder in folders
+        if recorded_by_others(folder, include_open=include_open)
+    }
     if not any_contract:
         for folder in folders:
             if folder not in foreign:

@@ -20,6 +20,7 @@ from qcfql_ros.data.episodes import (
     labelled_episodes,
     whole_bag,
 )
+from qcfql_ros.data.inspection_wanted import wanted_topics
 from qcfql_ros.data.labels import Labels, labels_path
 from qcfql_ros.data.reader import BagReader, bag_custom_data
 from qcfql_ros.data.step_block import StepBlock
@@ -28,15 +29,19 @@ from qcfql_ros.data.teleoperation_steps import TickData, make_block, split_block
 from qcfql_ros.errors import BagError
 
 
-def recorded_by_others(bag: str | Path) -> bool:
-    """Say whether a bag names no contract and has no `policy/step`, so that it is not ours."""
+def recorded_by_others(bag: str | Path, *, include_open: bool = False) -> bool:
+    """Say whether a bag names no contract and has no `policy/step`, so that it is not ours.
+
+    `include_open`: also look into the file that a recorder is writing.
+    """
     custom = bag_custom_data(bag)
     if custom.get(CONTRACT_HASH):
         return False
-    return absolute(STEP_TOPIC, custom.get(NAMESPACE, '')) not in BagReader(bag).channels()
+    channels = BagReader(bag, include_open=include_open).channels()
+    return absolute(STEP_TOPIC, custom.get(NAMESPACE, '')) not in channels
 
 
-def wanted_topics(contract: Contract) -> dict[str, str]:
+def types_wanted(contract: Contract) -> dict[str, str]:
     """Return absolute topic to type of all that makes steps of a bag that others recorded.
 
     Raises:
@@ -47,10 +52,8 @@ def wanted_topics(contract: Contract) -> dict[str, str]:
             f'{contract.file} has no section `recordings`, which says how the commands of a bag '
             'that others recorded make steps; add one (docs/contract.md)'
         )
-    topics = {stream.topic: stream.type for stream in contract.streams.values()}
-    topics |= {command.topic: command.type for command in contract.action.commands}
-    topics |= contract.recordings.topics()
-    return {absolute(topic): kind for topic, kind in topics.items()}
+    wanted = wanted_topics(contract, by_others=True).items()
+    return {name: topic.type for name, topic in wanted if topic.role != 'image'}
 
 
 def labels_note(bag: str | Path, contract: Contract) -> str:
@@ -91,7 +94,7 @@ def teleoperation_reader(
             type, or nothing says how episodes end.
     """
     try:
-        wanted = wanted_topics(contract)
+        wanted = types_wanted(contract)
     except BagError as error:
         raise BagError(f'{bag} has no topic /{STEP_TOPIC}: others recorded it; {error}') from None
     rules = contract.recordings
