@@ -16,6 +16,7 @@ import numpy as np
 
 from qcfql_ros.contract import topics
 from qcfql_ros.contract.malformed import refuses_malformed
+from qcfql_ros.contract.observation import state_places
 from qcfql_ros.contract.previous import NoRow, first_row
 from qcfql_ros.contract.schema import Contract, Entry, Stream
 from qcfql_ros.errors import ContractError, MessageError, nearest
@@ -52,17 +53,9 @@ class Decoder:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self._streams: dict[str, _StreamDecoder] = {}
-        places: dict[str, list[int]] = {name: [] for name in contract.streams}
-        position = 0
-        self._previous: list[tuple[slice, list[int]]] = []
-        for entry in contract.state:
-            if entry.is_previous:
-                numbers = [contract.action.names.index(name) for name in entry.names]
-                self._previous.append((slice(position, position + entry.size), numbers))
-            else:
-                places[entry.stream] += range(position, position + entry.size)
-            position += entry.size
-        self._places = {name: np.array(p, dtype=np.intp) for name, p in places.items()}
+        places = state_places(contract.streams, contract.state, contract.action.names)
+        self._places = {name: np.array(p, dtype=np.intp) for name, p in places.streams.items()}
+        self._previous = places.previous
         for name, stream in contract.streams.items():
             entries = [entry for entry in contract.state if entry.stream == name]
             self._streams[name] = _decoder_of(stream.type)(stream, entries)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qcfql_ros.contract.topics import UNSTAMPED
@@ -77,3 +78,39 @@ class Entry:
             return (f'{self.stream}.{self.field}',)
         parts = {'wxyz': 'wxyz', 'xyzw': 'xyzw', 'cos_sin_yaw': ('cos_yaw', 'sin_yaw')}
         return tuple(f'{self.stream}.{self.field}.{n}' for n in parts.get(self.form, self.names))
+
+
+@dataclass(frozen=True)
+class StatePlaces:
+    """Where the numbers of ``observation.state`` lie.
+
+    Attributes:
+        streams: by name: where the numbers of a stream lie, in the order it gives them.
+        previous: parts of the state, and which numbers of the action executed before they are.
+    """
+
+    streams: dict[str, list[int]]
+    previous: list[tuple[slice, list[int]]]
+
+
+def state_places(
+    streams: Iterable[str], state: Sequence[Entry], action_names: Sequence[str]
+) -> StatePlaces:
+    """Return where each stream's numbers lie in the state, and those of the previous action.
+
+    Args:
+        streams: names of all, also of those that add nothing.
+        state: its entries in order.
+        action_names: of the numbers of an action row.
+    """
+    found = StatePlaces({name: [] for name in streams}, [])
+    begin = 0
+    for entry in state:
+        end = begin + entry.size
+        if entry.is_previous:
+            numbers = [action_names.index(name) for name in entry.names]
+            found.previous.append((slice(begin, end), numbers))
+        else:
+            found.streams[entry.stream] += range(begin, end)
+        begin = end
+    return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.observation import StatePlaces, state_places
 from qcfql_ros.contract.previous import NO_ROW, previous_ticks
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import STEP_TOPIC
@@ -223,30 +224,29 @@ class Stretch:
 
     def _observe(self, count: int) -> None:
         """Make the observations, and end before the first that does not fit a float32."""
+        contract = self.contract
+        places = state_places(contract.streams, contract.state, contract.action.names)
         both = []
         for after in (False, True):
             state = np.empty((count, self.contract.state_dim), np.float32)
             with np.errstate(over='ignore'):
-                for name, places in state_places(self.contract).items():
+                for name, numbers in places.streams.items():
                     picked = self.picked[name]
                     rows = (picked.after if after else picked.now)[:count]
-                    state[:, places] = picked.columns.values[rows]
+                    state[:, numbers] = picked.columns.values[rows]
                 if self.contract.wants_previous:
-                    self._fill_previous(state, self.previous[after][:count], after)
+                    self._fill_previous(state, places, self.previous[after][:count], after)
             both.append(state)
         self.observation, self.next_observation = both
         finite = np.isfinite(np.concatenate(both, axis=1))
         self.count = _leading(np.asarray(finite.all(axis=1)))
 
-    def _fill_previous(self, state: np.ndarray, previous: np.ndarray, after: bool) -> None:
+    def _fill_previous(
+        self, state: np.ndarray, places: StatePlaces, previous: np.ndarray, after: bool
+    ) -> None:
         action = self.executed.values[:, : self.contract.action_dim].astype(np.float32)
-        position = 0
-        for entry in self.contract.state:
-            if entry.is_previous:
-                numbers = [self.contract.action.names.index(name) for name in entry.names]
-                part = slice(position, position + entry.size)
-                state[:, part] = action[previous][:, numbers]
-            position += entry.size
+        for part, numbers in places.previous:
+            state[:, part] = action[previous][:, numbers]
         without = np.flatnonzero(previous < 0).tolist()
         decoder = Decoder(self.contract) if without else None
         for row in without:
@@ -256,17 +256,6 @@ class Stretch:
                 for name, p in self.picked.items()
             }
             state[row] = decoder.observation(values, NO_ROW)
-
-
-def state_places(contract: Contract) -> dict[str, list[int]]:
-    """Return where the numbers of each stream lie in ``observation.state``."""
-    places: dict[str, list[int]] = {name: [] for name in contract.streams}
-    position = 0
-    for entry in contract.state:
-        if not entry.is_previous:
-            places[entry.stream] += range(position, position + entry.size)
-        position += entry.size
-    return places
 
 
 def _exact(columns: Columns, stamp_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
