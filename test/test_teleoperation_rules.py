@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from teleoperation_oracle import Recorded, Rules, expected
 from teleoperation_script import MS, PERIOD, START, Script, contract_of, shape
 
+from qcfql_ros.data.inspection_wanted import MessageChecks, wanted_topics
 from qcfql_ros.data.labels import Label, Labels
 from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.steps import SegmentEnd, Step, step_digest
+from qcfql_ros.data.teleoperation import types_wanted
 from qcfql_ros.data.teleoperation_steps import split_block
+from qcfql_ros.errors import MessageError
 
 TOLERANCE = 12_500_000
 
@@ -195,6 +198,45 @@ def test_a_bad_command_or_reward_drops_its_tick_alone(tmp_path):
     ]
     assert [step.reward for step in steps_of(events)] == [0, 1, 3, 4, 6, 7, 9, 10, 11]
     assert counters['bad_message'] == 1
+
+
+def test_a_reward_that_is_no_message_is_not_replaced_by_the_one_behind_it(tmp_path):
+    rule = {'topic': 'reward', 'type': 'std_msgs/msg/Float64'}
+    contract = contract_of(tmp_path, change_recordings(reward=rule))
+    script = Script()
+    script.event(-MS, 'start')
+    script.run(0, 6)
+    for tick in range(6):
+        script.reward(tick * PERIOD + 3 * MS, tick)
+    place = next(i for i, m in enumerate(script.messages) if m.topic == '/reward')
+    torn = script.messages[place]._replace(data=b'\0\1')
+    script.messages[place] = torn
+    script.reward(8 * MS, 99.0)
+    events, counters = script.events_of(contract)
+    assert shape(events) == [(5, 'shutdown')]
+    assert (counters['bad_message'], counters['dropped_bad_reward']) == (1, 1)
+    wanted = wanted_topics(contract, by_others=True)['/reward']
+    check = MessageChecks(contract).of(wanted)
+    with pytest.raises(MessageError):
+        check(torn.data)
+    script.reward(0, float('inf'))
+    with pytest.raises(MessageError, match='reward is inf, wanted finite'):
+        check(script.messages[-1].data)
+
+
+def test_training_reads_the_topics_that_inspection_judges_but_images(tmp_path):
+    rule = {'topic': 'reward', 'type': 'std_msgs/msg/Float64'}
+
+    def change(data):
+        data['recordings']['reward'] = rule
+        eye = {'topic': 'eye', 'type': 'sensor_msgs/msg/Image'}
+        data['features']['observation.images.eye'] = eye
+
+    contract = contract_of(tmp_path, change)
+    judged = wanted_topics(contract, by_others=True)
+    assert judged.pop('/eye').role == 'image'
+    assert types_wanted(contract) == {name: topic.type for name, topic in judged.items()}
+    assert set(judged) == {'/joint_states', '/twist', '/hand', '/reward', '/episode'}
 
 
 def test_a_tick_does_not_take_the_command_of_a_neighbour_that_was_lost(tmp_path):

@@ -21,7 +21,7 @@ from qcfql_ros.contract.topics import (
     absolute,
 )
 from qcfql_ros.data.cdr import CdrReader
-from qcfql_ros.errors import MessageError
+from qcfql_ros.data.teleoperation_messages import reward_number
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,4 @@ class MessageChecks:
         command_numbers(command, self._read(data, command.type))
 
     def _reward(self, kind: str, data: bytes) -> None:
-        number = float(self._read(data, kind).data)
-        if not math.isfinite(number):
-            raise MessageError(f'reward is {number}, wanted finite')
+        reward_number(self._read(data, kind))

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -269,17 +271,30 @@ class Gathered:
         return take
 
     def _reward(self, message: Message) -> None:
-        number = float(self._read(message.data, self.rules.reward.type).data)
-        good = np.isfinite(number)
-        if not good:
-            self._bad(message, MessageError(f'{message.topic}: reward is {number}, wanted finite'))
-        self.rewards.add(message.receive_ns, message.receive_ns, [number] if good else None)
+        number = None
+        try:
+            number = [reward_number(self._read(message.data, self.rules.reward.type))]
+        except MessageError as error:
+            self._bad(message, error)
+        self.rewards.add(message.receive_ns, message.receive_ns, number)
 
     def _event(self, message: Message) -> None:
         text = self._read(message.data, topics.STRING).data
         # A message of a latched topic comes again to a recorder that subscribes again.
         sent_ns = message.publish_ns or message.receive_ns
         self._events.setdefault((sent_ns, text), message.receive_ns)
+
+
+def reward_number(message: Any) -> float:
+    """Return what a message with one number says a tick is worth.
+
+    Raises:
+        MessageError: it is not finite.
+    """
+    number = float(message.data)
+    if not math.isfinite(number):
+        raise MessageError(f'reward is {number}, wanted finite')
+    return number
 
 
 def _is_single(contract: Contract) -> bool:
