@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from recorded_ticks import CONTRACT, PERIOD, Ticks
 
 from qcfql_ros.contract.chunk_record import decode_chunk
-from qcfql_ros.contract.named_vector import decode_outcome, decode_step
+from qcfql_ros.contract.named_vector import (
+    decode_outcome,
+    decode_step,
+    outcome_values,
+    step_values,
+)
 from qcfql_ros.contract.topics import JOINT_STATE, JOINT_TRAJECTORY
 from qcfql_ros.data.bag_file import Message
 from qcfql_ros.data.bulk_chunks import decode_chunks
@@ -19,9 +24,7 @@ from qcfql_ros.data.received_block import (
     BlockDecoders,
     ReceivedBlock,
     outcome_record,
-    outcome_values,
     step_record,
-    step_values,
 )
 from qcfql_ros.errors import MessageError
 

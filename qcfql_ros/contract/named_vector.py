@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -28,25 +29,29 @@ from qcfql_ros.errors import MessageError
 
 LARGEST_COUNT = 2**53  # whole numbers up to here are exact in a float64
 
-_OUTCOME_NAMES = (
-    'reward',
-    'terminated',
-    'truncated',
-    'success',
-    'episode',
-    'tick',
-    'ended',
-)
-_META_NAMES = (
-    'meta.episode',
-    'meta.chunk',
-    'meta.index',
-    'meta.source',
-    'meta.policy_version',
-    'meta.clipped',
-    'meta.lead_ns',
-    'meta.lockstep',
-)
+# The numbers of a record in order, and what each is: real, 0 or 1, a count from 0 or from -1.
+OUTCOME_KINDS = {
+    'reward': 'real',
+    'terminated': 'flag',
+    'truncated': 'flag',
+    'success': 'flag',
+    'episode': 'count',
+    'tick': 'count',
+    'ended': 'flag',
+}
+META_KINDS = {
+    'meta.episode': 'count',
+    'meta.chunk': 'index',
+    'meta.index': 'count',
+    'meta.source': 'count',
+    'meta.policy_version': 'index',
+    'meta.clipped': 'count',
+    'meta.lead_ns': 'count',
+    'meta.lockstep': 'flag',
+}
+_OUTCOME_NAMES = tuple(OUTCOME_KINDS)
+_outcome_numbers = attrgetter(*OUTCOME_KINDS)
+_meta_numbers = attrgetter(*(name.removeprefix('meta.') for name in META_KINDS))
 
 
 @dataclass(frozen=True)
@@ -106,15 +111,12 @@ class StepRecord:
 
 def outcome_fields(outcome: Outcome) -> tuple[Sequence[str], list[float]]:
     """Return names and values of an outcome message."""
-    return _OUTCOME_NAMES, [
-        float(outcome.reward),
-        float(outcome.terminated),
-        float(outcome.truncated),
-        float(outcome.success),
-        float(outcome.episode),
-        float(outcome.tick),
-        float(outcome.ended),
-    ]
+    return _OUTCOME_NAMES, outcome_values(outcome)
+
+
+def outcome_values(outcome: Outcome) -> list[float]:
+    """Return the values of an outcome message."""
+    return [*map(float, _outcome_numbers(outcome))]
 
 
 @refuses_malformed
@@ -144,18 +146,12 @@ def decode_outcome(message: Any) -> Outcome:
 def step_fields(record: StepRecord, contract: Contract) -> tuple[list[str], list[float]]:
     """Return names and values of a step message."""
     names = [f'action.{name}' for name in contract.action.names]
-    values = [float(number) for number in record.action]
-    meta = [
-        record.episode,
-        record.chunk,
-        record.index,
-        int(record.source),
-        record.policy_version,
-        record.clipped,
-        record.lead_ns,
-        record.lockstep,
-    ]
-    return [*names, *_META_NAMES], [*values, *map(float, meta)]
+    return [*names, *META_KINDS], step_values(record)
+
+
+def step_values(record: StepRecord) -> list[float]:
+    """Return the values of a step message."""
+    return [*map(float, record.action), *map(float, _meta_numbers(record))]
 
 
 @refuses_malformed

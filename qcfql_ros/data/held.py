@@ -10,14 +10,14 @@ from itertools import pairwise
 import numpy as np
 
 from qcfql_ros.contract.chunk_record import ChunkRecord
-from qcfql_ros.data.received import Received
-from qcfql_ros.data.received_block import (
+from qcfql_ros.contract.named_vector import (
     META_KINDS,
     OUTCOME_KINDS,
-    Columns,
     outcome_values,
     step_values,
 )
+from qcfql_ros.data.received import Received
+from qcfql_ros.data.received_block import Columns
 
 
 @dataclass(eq=False)

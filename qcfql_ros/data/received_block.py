@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qcfql_ros.contract.chunk_record import ChunkRecord
 from qcfql_ros.contract.decode import Decoder
-from qcfql_ros.contract.named_vector import Outcome, StepRecord, decode_outcome, decode_step
+from qcfql_ros.contract.named_vector import (
+    META_KINDS,
+    OUTCOME_KINDS,
+    Outcome,
+    StepRecord,
+    decode_outcome,
+    decode_step,
+    outcome_values,
+    step_values,
+)
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import CHUNK_TOPIC, STEP_TOPIC, absolute
 from qcfql_ros.data.bag_file import Message
@@ -19,25 +29,7 @@ from qcfql_ros.data.bulk_decode import NamedVectors, StreamDecoder
 from qcfql_ros.data.cdr import CdrReader
 from qcfql_ros.data.session_mark import session_topic
 
-OUTCOME_KINDS = {
-    'reward': 'real',
-    'terminated': 'flag',
-    'truncated': 'flag',
-    'success': 'flag',
-    'episode': 'count',
-    'tick': 'count',
-    'ended': 'flag',
-}
-META_KINDS = {
-    'meta.episode': 'count',
-    'meta.chunk': 'index',
-    'meta.index': 'count',
-    'meta.source': 'count',
-    'meta.policy_version': 'index',
-    'meta.clipped': 'count',
-    'meta.lead_ns': 'count',
-    'meta.lockstep': 'flag',
-}
+_OF_KIND = {'real': float, 'flag': bool, 'count': int, 'index': int}
 
 
 @dataclass(eq=False)
@@ -212,68 +204,19 @@ class BlockDecoders:
         return outcome.stamp_ns, outcome_values(outcome)
 
 
-def step_values(record: StepRecord) -> list[float]:
-    """Return a step as a row of `ReceivedBlock.steps`."""
-    meta = (
-        record.episode,
-        record.chunk,
-        record.index,
-        record.source,
-        record.policy_version,
-        record.clipped,
-        record.lead_ns,
-        record.lockstep,
-    )
-    return [*map(float, record.action), *map(float, meta)]
-
-
 def step_record(stamp_ns: int, values: np.ndarray) -> StepRecord:
     """Return the step in a row of `ReceivedBlock.steps`."""
-    meta = map(int, values[-len(META_KINDS) :].tolist())
-    episode, chunk, index, source, version, clipped, lead_ns, lockstep = meta
-    action = values[: -len(META_KINDS)].astype(np.float32)
-    return StepRecord(
-        stamp_ns,
-        action,
-        episode,
-        chunk,
-        index,
-        source,
-        version,
-        clipped,
-        lead_ns,
-        bool(lockstep),
-    )
-
-
-def outcome_values(outcome: Outcome) -> list[float]:
-    """Return an outcome as a row of `ReceivedBlock.outcomes`."""
-    return [
-        outcome.reward,
-        *map(
-            float,
-            (
-                outcome.terminated,
-                outcome.truncated,
-                outcome.success,
-                outcome.episode,
-                outcome.tick,
-                outcome.ended,
-            ),
-        ),
-    ]
+    action, meta = np.split(values, [-len(META_KINDS)])
+    return StepRecord(stamp_ns, action.astype(np.float32), **_fields(META_KINDS, meta))
 
 
 def outcome_record(stamp_ns: int, values: np.ndarray) -> Outcome:
     """Return the outcome in a row of `ReceivedBlock.outcomes`."""
-    reward, terminated, truncated, success, episode, tick, ended = values.tolist()
-    return Outcome(
-        stamp_ns,
-        reward,
-        bool(terminated),
-        bool(truncated),
-        bool(success),
-        int(episode),
-        int(tick),
-        bool(ended),
-    )
+    return Outcome(stamp_ns, **_fields(OUTCOME_KINDS, values))
+
+
+def _fields(kinds: Mapping[str, str], values: np.ndarray) -> dict[str, Any]:
+    return {
+        name.removeprefix('meta.'): _OF_KIND[kind](value)
+        for (name, kind), value in zip(kinds.items(), values.tolist(), strict=True)
+    }

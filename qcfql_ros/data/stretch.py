@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qcfql_ros.contract.decode import Decoder
+from qcfql_ros.contract.named_vector import META_KINDS, OUTCOME_KINDS
 from qcfql_ros.contract.observation import StatePlaces, state_places
 from qcfql_ros.contract.previous import NO_ROW, previous_ticks
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import STEP_TOPIC
 from qcfql_ros.data.assembler import MOST_CHUNKS
 from qcfql_ros.data.held import Held
-from qcfql_ros.data.received_block import META_KINDS, OUTCOME_KINDS, Columns, ReceivedBlock
+from qcfql_ros.data.received_block import Columns, ReceivedBlock
 from qcfql_ros.data.steps import Source
 from qcfql_ros.data.stream_buffer import CAPACITY
 
