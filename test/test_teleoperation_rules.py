@@ -479,6 +479,27 @@ def test_a_clock_that_is_set_back_begins_anew(tmp_path):
     assert [step.episode for step in steps_of(events)] == [0] * 6 + [1] * 5
 
 
+def test_labels_count_once_where_the_clock_was_set_back(tmp_path):
+    before = Script()
+    before.run(0, 8)
+    first = sorted(before.messages, key=lambda message: message.receive_ns)
+    script = Script()
+    script.run(-2990 * MS, 8)
+    labels = Labels(
+        START - 3000 * MS,
+        (
+            Label(0.0, 0.25, 'success'),  # of what was recorded last
+            Label(2.0, 2.25, 'failure'),  # of nothing
+            Label(2.95, 3.26, 'abort'),  # of what was recorded first
+        ),
+    )
+    events, counters = script.events_of(contract_of(tmp_path), labels, before=first)
+    assert counters['clock_set_back'] == 1
+    assert shape(events) == [(6, 'abort'), (5, 'terminated')]
+    assert [step.episode for step in steps_of(events)] == [2] * 6 + [0] * 5
+    assert (counters['episodes'], counters['episodes_without_end']) == (2, 1)
+
+
 ticks = st.lists(
     st.fixed_dictionaries(
         {

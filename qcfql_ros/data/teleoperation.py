@@ -150,11 +150,18 @@ def teleoperation_blocks(
     series = [TickData.of(gathered, counters) for gathered in stretches]
     _require_usable(reader.path, contract, stretches, series)
     number = 0
+    told: set[int] = set()
+    ended: set[int] = set()
     for gathered, data in zip(stretches, series, strict=True):
         counters.update(gathered.counters)
         episodes = _episodes(gathered, contract, labels, counters)
-        yield from split_block(make_block(contract, data, episodes, counters, number))
-        number += len(episodes)
+        block = make_block(contract, data, episodes, counters, number)
+        told |= {number + place for place, one in enumerate(episodes) if one.outcome}
+        ended |= set(block.episode[block.end_after[block.episode_end] - 1].tolist())
+        yield from split_block(block)
+        number += len(episodes) if labels is None else 0  # labels are the same ones in each stretch
+    counters['episodes'] += len(ended)
+    counters['episodes_without_end'] += len(told - ended)
 
 
 def _episodes(

@@ -74,7 +74,7 @@ def make_block(
         contract: with a section `recordings`.
         data: the messages.
         episodes: in order, not overlapping; ticks outside of them make no steps.
-        counters: steps, segments, episodes, and by reason what was dropped are added to it.
+        counters: steps, segments, and by reason what was dropped are added to it.
         first_episode: number of the first of `episodes`.
     """
     rules = contract.recordings
@@ -100,9 +100,6 @@ def make_block(
     counters['outside_episodes'] += ticks.outside
     counters['steps'] += len(step)
     counters['segments'] += len(ends)
-    ended = sum(bool(end.outcome) for end in ends)
-    counters['episodes'] += ended
-    counters['episodes_without_end'] += sum(bool(one.outcome) for one in episodes) - ended
     for code, reason in enumerate(REASONS[1:], 1):
         dropped = int((codes == code).sum())
         if dropped:
