@@ -21,7 +21,8 @@ from qcfql_ros.cli.report import Value, add_json_argument, write_report
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.bag_folder import find_bags
-from qcfql_ros.data.inspection import BagReport, inspect_bag, list_bag, unreadable
+from qcfql_ros.data.inspection import inspect_bag, list_bag, unreadable
+from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.errors import BagError, ParameterError
 
 UNFIT = 1

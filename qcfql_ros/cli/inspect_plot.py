@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.data.inspection import BagReport
+from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import NumberReport, Segment
 from qcfql_ros.data.inspection_topics import TopicReport
 

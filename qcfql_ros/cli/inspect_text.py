@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from qcfql_ros.contract.schema import Contract
-from qcfql_ros.data.inspection import BagReport
+from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import NumberReport, StepReport
 from qcfql_ros.data.inspection_verdict import dropped
 from qcfql_ros.data.labels import labels_path

@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from qcfql_ros.contract.schema import Contract
+from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import StepReport
 from qcfql_ros.data.inspection_topics import TopicReport
-
-if TYPE_CHECKING:
-    from qcfql_ros.data.inspection import BagReport
 
 SLOW = 0.9  # of the wanted rate
 STALE = 0.01  # of the ticks
