@@ -224,6 +224,33 @@ def test_a_reward_that_is_no_message_is_not_replaced_by_the_one_behind_it(tmp_pa
         check(script.messages[-1].data)
 
 
+def test_what_no_tick_took_is_counted(tmp_path):
+    rule = {'topic': 'reward', 'type': 'std_msgs/msg/Float64'}
+    contract = contract_of(tmp_path, change_recordings(reward=rule))
+    script = Script()
+    script.run(-3 * PERIOD, 2)
+    script.hand(-3 * PERIOD + 4 * MS, 9.0)  # outside of the episode
+    script.event(-20 * MS, 'start')
+    script.run(0, 6)
+    for tick in range(6):
+        script.reward(tick * PERIOD + 3 * MS, tick)
+    before, counters = script.events_of(contract)
+    assert (counters['unused_reward'], counters['unused_command']) == (0, 0)
+    script.reward(2 * PERIOD + 6 * MS, 99.0)  # the second one
+    script.reward(3 * PERIOD + 6 * MS, 99.0)
+    script.reward(-15 * MS, 99.0)  # before the first tick
+    script.hand(4 * PERIOD + 3 * MS, 99.0)
+    events, counters = script.events_of(contract)
+    assert [plain(event) for event in events] == [plain(event) for event in before]
+    assert shape(events) == [(6, 'shutdown')]
+    assert (counters['unused_reward'], counters['unused_command']) == (3, 1)
+    latest = contract_of(
+        tmp_path, change_recordings(reward=rule, commands={'hand': {'match': 'latest'}})
+    )
+    _, counters = script.events_of(latest)
+    assert (counters['unused_reward'], counters['unused_command']) == (3, 0)
+
+
 def test_training_reads_the_topics_that_inspection_judges_but_images(tmp_path):
     rule = {'topic': 'reward', 'type': 'std_msgs/msg/Float64'}
 

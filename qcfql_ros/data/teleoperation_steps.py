@@ -83,9 +83,9 @@ def make_block(
     observer = Observer(contract, data.streams)
     picked = observer.pick(ticks.stamp_ns)
     after = observer.pick(ticks.stamp_ns + contract.period_ns, _silence(contract, ticks, episodes))
-    values, codes = command_values(contract, data.commands, ticks)
+    values, codes = command_values(contract, data.commands, ticks, episodes, counters)
     rows = _action_rows(contract, values, codes, ticks, observer, picked)
-    reward = _rewards(contract, data, ticks, codes)
+    reward = _rewards(contract, data, ticks, codes, episodes, counters)
     codes = np.where(codes == 0, observer.judge(picked), codes)
     ends = _segments(ticks, codes, observer.judge(after), episodes)
     last = np.array([end.tick for end in ends], np.intp)
@@ -169,7 +169,14 @@ def _action_rows(
     return row
 
 
-def _rewards(contract: Contract, data: TickData, ticks: Ticks, codes: np.ndarray) -> np.ndarray:
+def _rewards(
+    contract: Contract,
+    data: TickData,
+    ticks: Ticks,
+    codes: np.ndarray,
+    episodes: Sequence[Episode],
+    counters: Counter[str],
+) -> np.ndarray:
     """Return rewards, (n,) float64; marks in `codes` where there is none."""
     rules, rewards = contract.recordings, data.rewards
     assert rules is not None
@@ -177,7 +184,8 @@ def _rewards(contract: Contract, data: TickData, ticks: Ticks, codes: np.ndarray
     if rewards is None:
         return np.full(len(ticks), rule.step)
     clock = data.commands[rules.clock]
-    places = in_windows(contract, ticks, clock, rewards, rule.window_ns)
+    places, unused = in_windows(contract, ticks, clock, rewards, rule.window_ns, episodes)
+    counters['unused_reward'] += unused
     numbers = np.zeros(len(ticks))
     there = places != NONE
     numbers[there] = rewards.values[places[there], 0]

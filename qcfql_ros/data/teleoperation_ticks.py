@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -80,15 +81,23 @@ class Ticks:
         return np.where(there, place, NONE)
 
 
+def _member(receive_ns: np.ndarray, episodes: Sequence[Episode]) -> np.ndarray:
+    """Return the place of the episode that each receive stamp is in, `NONE` for none."""
+    begins = np.array([episode.begin_ns for episode in episodes], np.int64)
+    ends = np.array([episode.end_ns for episode in episodes], np.int64)
+    member = np.searchsorted(begins, receive_ns, 'right') - 1
+    inside = member >= 0
+    inside[inside] = receive_ns[inside] <= ends[member[inside]]
+    member[~inside] = NONE
+    return member
+
+
 def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -> Ticks:
     """Return the ticks inside of `episodes`."""
     rules = contract.recordings
     assert rules is not None
-    begins = np.array([episode.begin_ns for episode in episodes], np.int64)
-    ends = np.array([episode.end_ns for episode in episodes], np.int64)
-    member = np.searchsorted(begins, clock.receive_ns, 'right') - 1
-    inside = member >= 0
-    inside[inside] = clock.receive_ns[inside] <= ends[member[inside]]
+    member = _member(clock.receive_ns, episodes)
+    inside = member != NONE
     command = np.flatnonzero(inside)
     member = member[inside]
     # Stamps may be in another order than receipts: an episode is one stretch of ticks.
@@ -122,23 +131,44 @@ def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -
 
 
 def in_windows(
-    contract: Contract, ticks: Ticks, clock: Series, series: Series, window: Window
-) -> np.ndarray:
+    contract: Contract,
+    ticks: Ticks,
+    clock: Series,
+    series: Series,
+    window: Window,
+    episodes: Sequence[Episode],
+) -> tuple[np.ndarray, int]:
     """Return the place of the message in the window of each tick, `NONE` for none.
 
     Commands outside of episodes have windows too, so that no tick takes what belongs to them.
+
+    Returns:
+        (n,) places; how many messages inside of `episodes` nothing took.
     """
     rules = contract.recordings
     assert rules is not None
-    if rules.grid == 'commands':
-        return series.goes_to(clock.receive_ns, window)[ticks.command]
-    return series.goes_to(ticks.receive_ns, window)
+    commands = rules.grid == 'commands'
+    places = series.goes_to(clock.receive_ns if commands else ticks.receive_ns, window)
+    left = _member(series.receive_ns, episodes) != NONE
+    left[places[places != NONE]] = False
+    return places[ticks.command] if commands else places, int(left.sum())
 
 
 def command_values(
-    contract: Contract, commands: dict[str, Series], ticks: Ticks
+    contract: Contract,
+    commands: dict[str, Series],
+    ticks: Ticks,
+    episodes: Sequence[Episode],
+    counters: Counter[str],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what was commanded at each tick, and the code of what is wrong with it.
+
+    Args:
+        contract: with a section `recordings`.
+        commands: by relative topic.
+        ticks: all.
+        episodes: which the ticks name.
+        counters: commands in no tick's window are added to it.
 
     Returns:
         (n, action_dim) float64 command values, NaN where there is none; (n,) uint8.
@@ -157,7 +187,9 @@ def command_values(
         elif rules.grid == 'period':
             places = series.latest(ticks.receive_ns, contract.period_ns + rules.tolerance_ns)
         else:
-            places = in_windows(contract, ticks, commands[rules.clock], series, window)
+            clock = commands[rules.clock]
+            places, unused = in_windows(contract, ticks, clock, series, window, episodes)
+            counters['unused_command'] += unused
         there = places != NONE
         good = there.copy()
         good[there] = series.good[places[there]]
