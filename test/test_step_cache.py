@@ -266,6 +266,13 @@ def test_no_room_anywhere_is_no_error(bag: Path) -> None:
     assert events(opened) == plainly_read(bag)
 
 
+def test_what_left_nothing_out_is_not_called_unused(bag: Path) -> None:
+    opened = loaded(bag)
+    assert 'not used' not in str(opened) and 'counted' not in str(opened)
+    opened.counters.update(clock_set_back=1, bad_message=2, restart=0, duplicate=0)
+    assert str(opened).endswith('; not used: 2 bad message; counted: 1 clock set back')
+
+
 def test_a_bag_that_is_being_written_is_not_kept(bag: Path) -> None:
     (bag / 'bag_1.mcap.active').write_bytes(b'')
     assert events(loaded(bag)) == plainly_read(bag)

@@ -12,13 +12,14 @@ from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import NumberReport, StepReport
 from qcfql_ros.data.inspection_verdict import dropped
 from qcfql_ros.data.labels import labels_path
+from qcfql_ros.data.step_counters import DROP_PREFIX, TOTALS
 
 WIDTH = 100
 _LABEL = 12
 _NAME = 48
 _TOPIC = 28
 _BAD_SHOWN = 5
-_TOTALS = ('messages', 'steps', 'episodes', 'segments', 'bad_message')  # said elsewhere
+_SAID = (*TOTALS, 'bad_message')  # elsewhere
 
 
 def full_text(report: BagReport, contract: Contract | None, window_steps: int) -> str:
@@ -160,7 +161,7 @@ def _steps(
     other = {
         name.replace('_', ' '): count
         for name, count in report.counters.items()
-        if count and name not in _TOTALS and not name.startswith('dropped_')
+        if count and name not in _SAID and not name.startswith(DROP_PREFIX)
     }
     if other:
         yield from _labelled('counted', _counts(other)[2:])

@@ -16,12 +16,11 @@ from qcfql_ros.data.dataset import Progress, load_blocks
 from qcfql_ros.data.reader import bag_custom_data
 from qcfql_ros.data.step_block import StepBlock
 from qcfql_ros.data.step_cache import StepCache, counted, described, is_being_written
+from qcfql_ros.data.step_counters import happened, left_out
 from qcfql_ros.data.step_file import StepFile
 from qcfql_ros.data.step_sink import StepSink
 from qcfql_ros.data.teleoperation import labels_note
 from qcfql_ros.errors import BagError
-
-_TOTALS = ('messages', 'steps', 'episodes', 'segments')  # counted, but nothing left out
 
 
 class BagSteps:
@@ -169,17 +168,14 @@ class BagSteps:
 
     def __str__(self) -> str:
         """Say in a line what is in it, what is not, and where it came from; after `load`."""
-        out = [
-            f'{count} {name.replace("_", " ")}'
-            for name, count in sorted(self.counters.items())
-            if count and name not in _TOTALS
-        ]
+        out, more = left_out(self.counters), happened(self.counters)
         kept = self._file
         came = 'kept from before' if self.from_cache else f'decoded in {self._seconds:.1f} s'
         return (
             f'{self.path}: {kept.steps} steps, {kept.episodes} episodes, {kept.segments} segments '
             f'of {self.counters["messages"]} messages ({came})'
-            + (f'; not used: {", ".join(out)}' if out else '')
+            + (f'; not used: {out}' if out else '')
+            + (f'; counted: {more}' if more else '')
         )
 
 

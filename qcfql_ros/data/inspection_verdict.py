@@ -9,6 +9,7 @@ from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import StepReport
 from qcfql_ros.data.inspection_topics import TopicReport
+from qcfql_ros.data.step_counters import DROP_PREFIX
 
 SLOW = 0.9  # of the wanted rate
 STALE = 0.01  # of the ticks
@@ -48,11 +49,10 @@ def _moved(topic: TopicReport, report: BagReport) -> str:
 
 def dropped(report: BagReport) -> dict[str, int]:
     """Return how many steps were dropped, by reason, the most frequent first."""
-    prefix = 'dropped_'
     return {
-        name.removeprefix(prefix): count
+        name.removeprefix(DROP_PREFIX): count
         for name, count in sorted(report.counters.items(), key=lambda item: (-item[1], item[0]))
-        if name.startswith(prefix) and count
+        if name.startswith(DROP_PREFIX) and count
     }
 
 
