@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from recorded_ticks import CONTRACT
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from teleoperation_oracle import Recorded, Rules, expected, margin
-from train_runs import SMALL
+from train_runs import SMALL, record_bag
 
 from qcfql_ros.cli.main import main
 from qcfql_ros.contract import load_contract
+from qcfql_ros.contract.recordings import Recordings
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.reader import BagReader
 from qcfql_ros.data.steps import Source, Step
@@ -294,6 +298,25 @@ def test_without_the_section_the_error_says_what_is_missing(tmp_path):
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(BagError, match=r'section `recordings`.*docs/contract.md'):
         load_dataset(BAGS / 'mcap_default', load_contract(path))
+
+
+@pytest.mark.parametrize('section', [False, True])
+def test_a_bag_of_our_robot_in_a_namespace_is_known_and_can_be_used(section, tmp_path):
+    path = record_bag(tmp_path / 'bag', '/left/arm', contract_hash='')
+    contract = CONTRACT
+    if section:
+        rules = Recordings(CONTRACT.action.commands[0].topic, True, 'commands', 1, 0, {})
+        contract = replace(CONTRACT, recordings=rules)
+    with pytest.raises(
+        BagError, match='bag has /left/arm/policy/step, of a robot of ours'
+    ) as error:
+        load_dataset(path, contract)
+    (advice,) = re.findall('write `(custom_data: .*)` into its metadata.yaml', str(error.value))
+    about = path / 'metadata.yaml'
+    data = yaml.safe_load(about.read_text())
+    data['rosbag2_bagfile_information'] |= yaml.safe_load(advice)
+    about.write_text(yaml.safe_dump(data))
+    assert len(segments_of(load_dataset(path, contract))) == 25
 
 
 @pytest.mark.parametrize(

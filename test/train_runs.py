@@ -19,8 +19,11 @@ TOPICS = {
 SMALL = ['--num_critics', '2', '--hidden_dims', '16', '--batch_size', '8', '--threads', '1']
 
 
-def record_bag(folder: Path) -> Path:
-    """Record 24 episodes of 12 ticks that end in success, and one too short for a window."""
+def record_bag(folder: Path, below: str = '', contract_hash: str = CONTRACT.hash) -> Path:
+    """Record 24 episodes of 12 ticks that end in success, and one too short for a window.
+
+    `below` comes before each topic, and the bag does not say so.
+    """
     ticks = Ticks()
     for episode in range(25):
         length = 12 if episode else 2
@@ -28,10 +31,14 @@ def record_bag(folder: Path) -> Path:
         ticks.run(ticks.now_ns, length, episode, **ended)
         ticks.wait(1.0)
     recorder = BagRecorder(
-        folder, TOPICS, contract_name=CONTRACT.name, contract_hash=CONTRACT.hash, namespace=''
+        folder,
+        {f'{below}{topic}': kind for topic, kind in TOPICS.items()},
+        contract_name=CONTRACT.name,
+        contract_hash=contract_hash,
+        namespace='',
     )
     for topic, stamp_ns, data in ticks.log:
-        recorder.write(topic, stamp_ns, stamp_ns, data)
+        recorder.write(f'{below}{topic}', stamp_ns, stamp_ns, data)
     recorder.close()
     return folder
 

@@ -17,6 +17,7 @@ from qcfql_ros.errors import BagError
 
 VERSION = 9
 METADATA = 'metadata.yaml'
+INFORMATION = 'rosbag2_bagfile_information'  # its one key
 STORAGES = ('mcap', 'sqlite3')
 ACTIVE = '.active'  # ends the name of the file being written
 # Keys of custom_data, and of the MCAP metadata record that repeats them in each file.
@@ -103,7 +104,7 @@ class BagMetadata:
     def write(self, folder: Path) -> None:
         """Replace the folder's ``metadata.yaml`` in one step, and on disk when this returns."""
         text = yaml.dump(
-            {'rosbag2_bagfile_information': self._document()},
+            {INFORMATION: self._document()},
             Dumper=_Dumper,
             sort_keys=False,
             width=1000,
@@ -182,7 +183,7 @@ def read_metadata(folder: Path) -> BagMetadata | None:
     ) as error:
         raise BagError(f'cannot read {path}: {" ".join(str(error).split())}') from error
     try:
-        info = document['rosbag2_bagfile_information']
+        info = document[INFORMATION]
         storage = info['storage_identifier']
         if storage not in STORAGES:
             raise BagError(

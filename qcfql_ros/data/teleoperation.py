@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.contract.topics import STEP_TOPIC, absolute
-from qcfql_ros.data.bag_metadata import CONTRACT_HASH, NAMESPACE
+from qcfql_ros.data.bag_metadata import CONTRACT_HASH, INFORMATION, METADATA, NAMESPACE
 from qcfql_ros.data.episodes import (
     Episode,
     announced_episodes,
@@ -96,7 +96,10 @@ def teleoperation_reader(
     try:
         wanted = types_wanted(contract)
     except BagError as error:
-        raise BagError(f'{bag} has no topic /{STEP_TOPIC}: others recorded it; {error}') from None
+        raise BagError(
+            _of_our_robot(bag, contract, include_open)
+            or f'{bag} has no topic /{STEP_TOPIC}: others recorded it; {error}'
+        ) from None
     rules = contract.recordings
     assert rules is not None
     if labels is not None and rules.events is not None:
@@ -106,7 +109,8 @@ def teleoperation_reader(
     for topic, kind in wanted.items():
         if topic not in there:
             raise BagError(
-                f'{bag}: there is no topic {topic} ({kind}), which contract {contract.name} '
+                _of_our_robot(bag, contract, include_open)
+                or f'{bag}: there is no topic {topic} ({kind}), which contract {contract.name} '
                 f'makes steps of; it has {", ".join(sorted(there)) or "no topics"}'
             )
     if labels is None and rules.events is None and not rules.reward.topic:
@@ -115,6 +119,23 @@ def teleoperation_reader(
             f'with `qcfql label {bag}`, or name a topic in recordings.events of {contract.file}'
         )
     return reader
+
+
+def _of_our_robot(bag: str | Path, contract: Contract, include_open: bool) -> str:
+    """Say what a bag of our own robot in a namespace lacks; empty for another bag."""
+    channels = BagReader(bag, include_open=include_open).channels()
+    found = sorted(name for name in channels if name.endswith(f'/{STEP_TOPIC}'))
+    if not found:
+        return ''
+    namespace = found[0].removesuffix(f'/{STEP_TOPIC}').strip('/')
+    custom = {NAMESPACE: namespace} if namespace else {}
+    custom[CONTRACT_HASH] = contract.hash
+    lines = ', '.join(f'{key}: {value}' for key, value in custom.items())
+    return (
+        f'{bag} has {found[0]}, of a robot of ours, but does not name its contract and namespace '
+        f'(/{namespace}): if it was driven under contract {contract.name}, write '
+        f'`custom_data: {{{lines}}}` into its {METADATA} below {INFORMATION}'
+    )
 
 
 def teleoperation_blocks(
