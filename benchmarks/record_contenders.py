@@ -21,7 +21,7 @@ from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as RosbagsWriter
 
-from qcfql_ros.data.bag_metadata import Topic, register_topics
+from qcfql_ros.data.bag_metadata import type_definition
 from qcfql_ros.data.recorder import BagRecorder
 from qcfql_ros.data.spool import Item, Spool
 from qcfql_ros.data.writer_thread import WriterThread
@@ -92,7 +92,14 @@ class Mcap:
         self._file = (folder / 'bag_0.mcap').open('wb')
         self._bag = McapWriter(self._file)
         self._bag.start('ros2')
-        numbers = register_topics(self._bag, [Topic(*pair) for pair in TOPICS.items()])
+        schemas = {
+            kind: self._bag.register_schema(kind, 'ros2msg', type_definition(kind)[0].encode())
+            for kind in sorted(set(TOPICS.values()))
+        }
+        numbers = {
+            topic: self._bag.register_channel(topic, 'cdr', schemas[kind])
+            for topic, kind in TOPICS.items()
+        }
         add = self._bag.add_message
         self.write = lambda topic, receive_ns, publish_ns, data: add(
             numbers[topic], receive_ns, data, publish_ns

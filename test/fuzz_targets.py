@@ -48,7 +48,7 @@ from qcfql_ros.contract.urdf import Urdf
 from qcfql_ros.control.counters import Counters
 from qcfql_ros.control.halt import HaltLatch
 from qcfql_ros.control.planner import Planner
-from qcfql_ros.data.bag_metadata import BagMetadata, Topic, read_metadata, register_topics
+from qcfql_ros.data.bag_metadata import BagMetadata, Topic, read_metadata, type_definition
 from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
 from qcfql_ros.data.reader import bag_info, read_bag
 from qcfql_ros.data.recovery import recover_bag
@@ -356,9 +356,11 @@ def recording(compression: CompressionType, checksums: bool = True) -> bytes:
         writer = Writer(stream, chunk_size=400, compression=compression, enable_crcs=checksums)
         writer.start(profile='ros2', library='fuzz')
         writer.add_metadata('qcfql_ros', {'qcfql.contract': 'point_reach'})
-        channels = register_topics(writer, [Topic('/joint_states', topics.JOINT_STATE)])
+        definition = type_definition(topics.JOINT_STATE)[0].encode()
+        schema = writer.register_schema(topics.JOINT_STATE, 'ros2msg', definition)
+        channel = writer.register_channel('/joint_states', 'cdr', schema)
         for i, data in enumerate(CORPUS[topics.JOINT_STATE] * 2):
-            writer.add_message(channels['/joint_states'], 1000 + i, data, 1000 + i)
+            writer.add_message(channel, 1000 + i, data, 1000 + i)
         writer.finish()
     return path.read_bytes()
 

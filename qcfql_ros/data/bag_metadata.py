@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from mcap.writer import Writer
 
 from qcfql_ros.errors import BagError
 
@@ -228,26 +227,6 @@ def topic_of(name: str, type_name: str, offered: Any, type_hash: str) -> Topic:
     if not all(isinstance(p, dict) and isinstance(p.get('history'), str) for p in profiles):
         profiles = []
     return Topic(name, type_name, type_hash=type_hash, offered=tuple(profiles))
-
-
-def register_topics(writer: Writer, topics: Iterable[Topic]) -> dict[str, int]:
-    """Announce every topic with its definition, as rosbag2 does; return channel by topic name."""
-    schemas: dict[str, int] = {}
-    channels: dict[str, int] = {}
-    for topic in topics:
-        definition, type_hash = type_definition(topic.type_name)
-        if topic.type_name not in schemas:
-            schemas[topic.type_name] = writer.register_schema(
-                topic.type_name, 'ros2msg', definition.encode()
-            )
-        offered = yaml.safe_dump(topic.qos(), sort_keys=False).strip()
-        channels[topic.name] = writer.register_channel(
-            topic.name,
-            'cdr',
-            schemas[topic.type_name],
-            {'offered_qos_profiles': offered, 'topic_type_hash': type_hash},
-        )
-    return channels
 
 
 @lru_cache(maxsize=256)

@@ -239,11 +239,6 @@ class BagRecorder:
         """How many of the messages accepted, in their order, every reader will find."""
         return self._in_closed + (self._file.committed if self._file else 0)
 
-    @property
-    def bytes_written(self) -> int:
-        """Size of the file being written, as of the last commit."""
-        return self._file.size if self._file else 0
-
     def split_path(self, number: int) -> Path | None:
         """Return the file of this number, by the name it has now; None if it was deleted."""
         path = self.folder / f'{self.folder.resolve().name}_{number}.mcap'
