@@ -174,20 +174,22 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, capsys) ->
     with progress.progress_of('reading', lambda: now[0]) as tell:
         for second in range(35):
             now[0] = float(second)
-            tell(second / 100, 70.0 - second)
+            tell(second / 100)
     assert capsys.readouterr().err.splitlines() == [
-        'reading: 10 %, 1 min 0 s left',
-        'reading: 20 %, 50 s left',
-        'reading: 30 %, 40 s left',
+        'reading: 10 %, 1 min 30 s left',
+        'reading: 20 %, 1 min 20 s left',
+        'reading: 30 %, 1 min 10 s left',
     ]
 
 
 BAR = """
 from qcfql_ros.cli.progress import progress_of
-with progress_of('reading') as tell:
-    tell(0.25, 90.0)
+now = [0.0]
+with progress_of('reading', lambda: now[0]) as tell:
+    now[0] = 30.0
+    tell(0.25)
     import time; time.sleep(0.3)
-    tell(1.0, 0.0)
+    tell(1.0)
 """
 
 

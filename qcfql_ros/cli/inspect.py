@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from qcfql_ros.algorithm.config import AlgorithmConfig
 from qcfql_ros.cli.inspect_text import full_text, table, verdict
+from qcfql_ros.cli.progress import progress_of
 from qcfql_ros.cli.report import Value, add_json_argument, write_report
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.schema import Contract
 from qcfql_ros.data.bag_folder import find_bags
+from qcfql_ros.data.dataset import Progress
 from qcfql_ros.data.inspection import inspect_bag, list_bag, unreadable
 from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.errors import BagError, ParameterError
 
 UNFIT = 1
 _PICTURES = ('.png', '.svg', '.pdf')
-_EVERY_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_picture(arguments.picture, contract, len(bags))
     reports = []
     for number, path in enumerate(bags):
-        with _Progress(path) as progress:
+        with progress_of(f'reading {path.name}') as progress:
             report = _inspect(path, contract, chunk, progress)
         reports.append(report)
         if number:
@@ -81,9 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(report.fit for report in reports) else UNFIT
 
 
-def _inspect(
-    path: Path, contract: Contract | None, chunk: int, progress: Callable[[float], None]
-) -> BagReport:
+def _inspect(path: Path, contract: Contract | None, chunk: int, progress: Progress) -> BagReport:
     try:
         if contract is None:
             return list_bag(path, progress)
@@ -116,30 +112,6 @@ def _draw(path: Path, report: BagReport, contract: Contract) -> None:
         path = path / f'{report.path.name}.png'
     plot_recording(path, report, contract)
     print(f'picture: {path}')
-
-
-class _Progress:
-    """How far the reading is, on one line of a terminal that is wiped at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._next_s = time.monotonic() + _EVERY_S
-        self._written = 0
-
-    def __call__(self, part: float) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._next_s and sys.stderr.isatty():
-            self._next_s = now_s + _EVERY_S
-            line = f'reading {self._name}: {100 * part:.0f} %'
-            print(f'\r{line.ljust(self._written)}', end='', file=sys.stderr, flush=True)
-            self._written = len(line)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._written:
-            print(f'\r{" " * self._written}\r', end='', file=sys.stderr, flush=True)
 
 
 def flat_report(reports: list[BagReport], contract: Contract | None) -> dict[str, Value]:

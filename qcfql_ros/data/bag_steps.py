@@ -139,9 +139,9 @@ class BagSteps:
         finally:
             sink.close()
 
-    def _tell(self, part: float, left_s: float) -> None:
+    def _tell(self, part: float) -> None:
         if self._progress is not None:
-            self._progress(part, left_s)
+            self._progress(part)
 
     def blocks(self) -> Iterator[StepBlock]:
         """Yield the steps, as often as wanted, after `load`."""
@@ -209,14 +209,11 @@ def load_bags(bags: Sequence[BagSteps], progress: Progress | None = None) -> Non
         BagError: one cannot be read, or some hold no step; names each of those.
     """
     total, done = max(1, sum(bag.bytes for bag in bags if not bag.from_cache)), 0
-    started_s = time.monotonic()
     for bag in bags:
 
-        def tell(part: float, _: float, before: int = done, size: int = bag.bytes) -> None:
-            overall = min(1.0, (before + part * size) / total)
-            spent_s = time.monotonic() - started_s
+        def tell(part: float, before: int = done, size: int = bag.bytes) -> None:
             if progress is not None:
-                progress(overall, spent_s * (1.0 - overall) / max(overall, 1e-9))
+                progress(min(1.0, (before + part * size) / total))
 
         bag.load(tell)
         done += 0 if bag.from_cache else bag.bytes

@@ -29,8 +29,8 @@ from qcfql_ros.data.teleoperation import (
 )
 from qcfql_ros.errors import BagError
 
-# progress(fraction done in [0, 1], seconds left)
-Progress = Callable[[float, float], None]
+# progress(fraction done in [0, 1])
+Progress = Callable[[float], None]
 _EVERY_S = 0.5
 _MESSAGES = 1 << 15  # assembled at once
 _BYTES = 1 << 24
@@ -133,8 +133,7 @@ def _blocks(
 ) -> Iterator[StepBlock]:
     sizes = [bag.bytes for bag in bags]
     total = max(1, sum(sizes))
-    done, started_s = 0, time.monotonic()
-    next_s = started_s + _EVERY_S
+    done, next_s = 0, time.monotonic() + _EVERY_S
 
     def tell(bytes_read: int) -> None:
         nonlocal next_s
@@ -142,7 +141,7 @@ def _blocks(
         if progress is not None and now_s >= next_s:
             part = min(1.0, (done + bytes_read) / total)
             next_s = now_s + _EVERY_S
-            progress(part, (now_s - started_s) * (1.0 - part) / max(part, 1e-9))
+            progress(part)
 
     for bag, size in zip(bags, sizes, strict=True):
         counted: Counter[str] = Counter()
@@ -162,7 +161,7 @@ def _blocks(
         if counters is not None:
             counters.update(counted)
     if progress is not None:
-        progress(1.0, 0.0)
+        progress(1.0)
 
 
 def _gathered(bag: BagReader) -> Iterator[tuple[list[Message], int]]:

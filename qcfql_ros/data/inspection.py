@@ -10,7 +10,7 @@ are made of, while they are made.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from qcfql_ros.data.bag_file import Channel, Message
 from qcfql_ros.data.bag_metadata import CONTRACT, CONTRACT_HASH, NAMESPACE
 from qcfql_ros.data.bag_types import check_channels
 from qcfql_ros.data.damage import Damage
-from qcfql_ros.data.dataset import check_contract, load_blocks
+from qcfql_ros.data.dataset import Progress, check_contract, load_blocks
 from qcfql_ros.data.inspection_report import BagReport
 from qcfql_ros.data.inspection_steps import StepStatistics
 from qcfql_ros.data.inspection_topics import TopicLog, TopicReport
@@ -33,8 +33,6 @@ from qcfql_ros.data.session_mark import session_topic
 from qcfql_ros.data.teleoperation import recorded_by_others
 from qcfql_ros.errors import BagError
 
-# progress(fraction done in [0, 1])
-Progress = Callable[[float], None]
 _STEPS = 0.6  # of the time, about, making steps takes
 
 
@@ -166,7 +164,7 @@ def _read_steps(
         BagError: there is no way to make steps of this recording.
     """
 
-    def on_progress(part: float, left_s: float) -> None:
+    def on_progress(part: float) -> None:
         if progress is not None:
             progress(_STEPS * part)
 
