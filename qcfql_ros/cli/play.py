@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from qcfql_ros.cli.progress import LINE_EVERY_S
 from qcfql_ros.cli.report import add_json_argument, write_report
 from qcfql_ros.contract.topics import absolute
 from qcfql_ros.data.bag_file import Channel, Message
@@ -29,7 +30,6 @@ CLOCK = '/clock'
 PATIENCE_S = 3.0
 INTERRUPTED = 130
 SHOW_EVERY_S = 0.5
-LINE_EVERY_S = 10.0  # where the output is not a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType
 
+from qcfql_ros.cli.progress import progress_of
 from qcfql_ros.cli.report import add_json_argument, write_report
 from qcfql_ros.contract import Contract, load_contract
 from qcfql_ros.contract.topics import STEP_TOPIC, absolute
 from qcfql_ros.errors import BagError, ParameterError, RobotError
 
 SILENCE_S = 15.0  # longer without a message, the robot is taken for dead
-SHOW_EVERY_S = 0.5
-LINE_EVERY_S = 10.0  # where the output is not a terminal
+LOOK_EVERY_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +77,9 @@ def _record(arguments: argparse.Namespace, contract: Contract) -> dict:
         _Interrupt() as interrupt,
         tempfile.TemporaryDirectory(prefix='qcfql_record_') as scratch,
         ros_session(Path(scratch)) as processes,
+        progress_of('recording') as progress,
     ):
+        pace = _Pace()
         recorder = BagRecorder(
             arguments.out,
             contract.recorded_topics(),
@@ -108,18 +109,18 @@ def _record(arguments: argparse.Namespace, contract: Contract) -> dict:
                     },
                 ),
             )
-            progress = _Progress(arguments.steps)
             heard, heard_at = 0, time.monotonic()
             looked_at = heard_at
             while not node.done and not interrupt.asked:
                 executor.spin_once(timeout_sec=0.1)
                 now = time.monotonic()
-                if now - looked_at < SHOW_EVERY_S:
+                if now - looked_at < LOOK_EVERY_S:
                     continue
                 looked_at = now
                 processes.check('robot')
                 recorder.maybe_flush(time.time_ns())
-                progress.show(node.ticks, now)
+                pace.see(node.ticks, now)
+                progress(node.ticks / arguments.steps)
                 if recorder.messages > heard:
                     heard, heard_at = recorder.messages, now
                 elif now - heard_at > SILENCE_S:
@@ -127,7 +128,6 @@ def _record(arguments: argparse.Namespace, contract: Contract) -> dict:
                         f'the robot has sent nothing for {SILENCE_S:g} s; its log ends with: '
                         + ' | '.join(processes.tail('robot', 3))
                     )
-            progress.end()
             ticks, outcome = node.ticks, node.outcome
             node.destroy_node()
         finally:
@@ -138,8 +138,8 @@ def _record(arguments: argparse.Namespace, contract: Contract) -> dict:
     return {
         'ticks': ticks,
         **report,
-        'seconds': round(progress.seconds, 3),
-        'ticks_per_s': round(progress.rate, 1),
+        'seconds': round(pace.seconds, 3),
+        'ticks_per_s': round(pace.rate, 1),
         'interrupted': interrupt.asked,
     }
 
@@ -211,38 +211,20 @@ class _Interrupt:
         self.asked = True
 
 
-class _Progress:
-    """One line that is rewritten on a terminal, now and then a line elsewhere."""
+class _Pace:
+    """How fast the robot goes, from its first tick that was seen on."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._start: float | None = None
         self._start_ticks = 0
-        self._shown = 0.0
         self.seconds = 0.0
         self.rate = 0.0
 
-    def show(self, ticks: int, now: float) -> None:
-        """Say how far it is and how long it will take."""
+    def see(self, ticks: int, now: float) -> None:
+        """Take how many ticks there are."""
         if not ticks:
             return
         if self._start is None:
             self._start, self._start_ticks = now, ticks
         self.seconds = now - self._start
         self.rate = (ticks - self._start_ticks) / self.seconds if self.seconds else 0.0
-        terminal = sys.stdout.isatty()
-        if not self.rate or (not terminal and now - self._shown < LINE_EVERY_S):
-            return
-        self._shown = now
-        left = (self._total - ticks) / self.rate
-        print(
-            f'{ticks} of {self._total} ticks, {self.rate:.0f} ticks/s, '
-            f'{left // 60:.0f}:{left % 60:02.0f} left',
-            end='   \r' if terminal else '\n',
-            flush=True,
-        )
-
-    def end(self) -> None:
-        """Leave the rewritten line."""
-        if sys.stdout.isatty() and self._shown:
-            print()
