@@ -21,6 +21,8 @@ from train_runs import SMALL, record_bag
 from qcfql_ros.cli.main import main
 from qcfql_ros.contract import load_contract
 from qcfql_ros.contract.recordings import Recordings
+from qcfql_ros.data import teleoperation_memory
+from qcfql_ros.data.bag_steps import BagSteps
 from qcfql_ros.data.dataset import load_dataset
 from qcfql_ros.data.reader import BagReader
 from qcfql_ros.data.steps import Source, Step
@@ -298,6 +300,26 @@ def test_without_the_section_the_error_says_what_is_missing(tmp_path):
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(BagError, match=r'section `recordings`.*docs/contract.md'):
         load_dataset(BAGS / 'mcap_default', load_contract(path))
+
+
+def test_a_bag_that_does_not_fit_in_memory_is_refused_before_it_is_decoded(
+    tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(BAGS / 'mcap_zstd_split', tmp_path / 'bag')
+    given = ['train', '--dataset_path', tmp_path / 'bag', '--output_dir', tmp_path / 'out']
+    given += ['--contract', DATA / 'teleoperation.yaml', '--num_pretrain_steps', 2]
+    given += [*SMALL, '--no_tensorboard', '--memory-limit', '8G']
+    with monkeypatch.context() as patched:
+        patched.setattr(teleoperation_memory, '_FIXED_BYTES', 9 << 30)
+        patched.setattr(BagSteps, 'load', lambda *_: pytest.fail('decoded'))
+        assert main([str(word) for word in given]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r'--memory-limit 8192M: .*bag, which others .*at least --memory-limit', error)
+    assert error.count('\n') == 1 and not (tmp_path / 'out').exists()
+    assert main([str(word) for word in given]) == 0
+    monkeypatch.setattr(teleoperation_memory, '_FIXED_BYTES', 9 << 30)
+    given[4] = tmp_path / 'again'
+    assert main([str(word) for word in given]) == 0, 'what was kept is not decoded'
 
 
 @pytest.mark.parametrize('section', [False, True])

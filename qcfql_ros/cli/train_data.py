@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,28 @@ class Memory:
                 f'read; give at least {wanted}M, or smaller networks or batches'
             )
 
+    def reading(self, bag: Path, needed: Callable[[], int]) -> None:
+        """Refuse a recording of others whose messages do not fit while its steps are made.
+
+        Args:
+            bag: the recording.
+            needed: what that takes, in bytes; asked for where there is a limit.
+
+        Raises:
+            ParameterError: it takes more.
+        """
+        if self._limit is None:
+            return
+        needs = needed()
+        wanted = self._before + needs
+        if wanted > self._limit:
+            least = -(-(wanted + _MARGIN_BYTES) // _MIB)
+            raise ParameterError(
+                f'--memory-limit {self._limit // _MIB}M: {bag}, which others recorded, is held '
+                f'at once while its steps are made, about {-(-needs // _MIB)}M; give at least '
+                f'--memory-limit {least}M, or shorter recordings'
+            )
+
     def capacity(self, rows: int, asked: int, row_bytes: int) -> int:
         """Return the rows that the replay is to hold.
 
@@ -122,9 +145,14 @@ def load_data(
         ParameterError: they do not fit into the memory that may be taken.
     """
     from qcfql_ros.data.bag_steps import load_bags, open_bags
+    from qcfql_ros.data.teleoperation import recorded_by_others
+    from qcfql_ros.data.teleoperation_memory import reading_bytes
     from qcfql_ros.training.setup import empty_replay, fill
 
     bags = open_bags(arguments.dataset_path, contract, cache=not arguments.no_cache)
+    for bag in bags:
+        if not bag.from_cache and recorded_by_others(bag.path):
+            memory.reading(bag.path, partial(reading_bytes, bag.path, contract))
     with progress_of('reading') as progress:
         load_bags(bags, progress)
     _describe(bags)

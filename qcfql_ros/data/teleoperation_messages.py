@@ -21,7 +21,7 @@ from qcfql_ros.data.bulk_decode import StreamDecoder
 from qcfql_ros.data.cdr import CdrReader, peek_stamp_ns
 from qcfql_ros.errors import MessageError
 
-_AT_ONCE = 4096
+AT_ONCE = 4096
 NONE = -1
 """Place in a series that stands for no message."""
 
@@ -101,6 +101,11 @@ class Growing:
         self._values = array('f' if single else 'd')
         self._good = bytearray()
         self._nothing = [0.0] * size
+
+    @property
+    def message_bytes(self) -> int:
+        """What one message takes."""
+        return 2 * self._stamps.itemsize + self.size * self._values.itemsize + 1
 
     def add(self, stamp_ns: int, receive_ns: int, values: Sequence[float] | None) -> None:
         """Append a message; None for values that cannot be used."""
@@ -227,7 +232,7 @@ class Gathered:
 
         def take(message: Message) -> None:
             waiting.append(message)
-            if len(waiting) >= _AT_ONCE:
+            if len(waiting) >= AT_ONCE:
                 self._decode(name, waiting)
                 waiting.clear()
 

@@ -38,7 +38,7 @@ REASONS = (
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 # A clock that is set to the right year in the middle of a bag must not make a tick for each period
 # of all that time.
-_LONGEST_PAUSE_NS = 60_000_000_000
+LONGEST_PAUSE_NS = 60_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def find_ticks(contract: Contract, clock: Series, episodes: Sequence[Episode]) -
         follows = same.copy()
         follows[1:] &= np.abs(np.diff(stamp) - period_ns) <= tolerance_ns
         return Ticks(stamp, receive, command, member, follows, outside=outside)
-    same[1:] &= np.diff(stamp) <= _LONGEST_PAUSE_NS
+    same[1:] &= np.diff(stamp) <= LONGEST_PAUSE_NS
     starts = np.flatnonzero(~same)
     parts: list[tuple[np.ndarray, ...]] = []
     for start, end in zip(starts, [*starts[1:], len(command)], strict=True):
