@@ -363,5 +363,5 @@ def test_all_unfit_bags_are_named_and_empty_ones_too(bag: Path, tmp_path: Path) 
     with pytest.raises(
         BagError, match=r'no step to learn from in .*empty: 0 .*left out .*none: 0'
     ):
-        load_bags(opened, lambda part, left_s: seen.append(part))
+        load_bags(opened, seen.append)
     assert seen == sorted(seen) and seen[-1] == 1.0
