@@ -180,9 +180,8 @@ def teleoperation_blocks(
         told |= {number + place for place, one in enumerate(episodes) if one.outcome}
         ended |= set(block.episode[block.end_after[block.episode_end] - 1].tolist())
         yield from split_block(block)
-        number += (
-            len(episodes) if labels is None else 0
-        )  # labels are the same ones in each stretch
+        if labels is None:  # they are the same ones in each stretch
+            number += len(episodes)
     counters['episodes'] += len(ended)
     counters['episodes_without_end'] += len(told - ended)
 
