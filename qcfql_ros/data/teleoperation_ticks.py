@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qcfql_ros.contract.observation import state_places
 from qcfql_ros.contract.previous import first_row, previous_ticks
 from qcfql_ros.contract.recordings import Window
 from qcfql_ros.contract.schema import Contract
@@ -212,16 +213,7 @@ class Observer:
         rules = contract.recordings
         assert rules is not None
         self._contract, self._rules, self._streams = contract, rules, streams
-        self._places: dict[str, list[int]] = {name: [] for name in streams}
-        self._previous: list[tuple[slice, list[int]]] = []
-        at = 0
-        for entry in contract.state:
-            if entry.is_previous:
-                numbers = [contract.action.names.index(name) for name in entry.names]
-                self._previous.append((slice(at, at + entry.size), numbers))
-            else:
-                self._places[entry.stream] += range(at, at + entry.size)
-            at += entry.size
+        self._places = state_places(streams, contract.state, contract.action.names)
 
     def pick(
         self, ticks_ns: np.ndarray, more_age_ns: np.ndarray | None = None
@@ -291,14 +283,14 @@ class Observer:
         count = len(before)
         state = np.empty((count, self._contract.state_dim), np.float32)
         with np.errstate(over='ignore'):
-            for name, places in self._places.items():
+            for name, places in self._places.streams.items():
                 state[:, places] = self._streams[name].values[picked[name]]
-        if not self._previous or not count:
+        if not self._places.previous or not count:
             return state
         previous = rows[before]
         for row in np.flatnonzero(before == NONE):
             previous[row] = self._first_row(picked, row)
-        for part, numbers in self._previous:
+        for part, numbers in self._places.previous:
             state[:, part] = previous[:, numbers]
         return state
 
