@@ -24,7 +24,7 @@ from qcfql_ros.control.histogram import Histogram
 _LATE_FRACTION = 0.1
 _SPIN_FRACTION = 0.1
 # A thread that computes for longer loses its processor to whatever waits for one, for
-# milliseconds: with two trainers beside it a spin of up to 1 ms made the 99 % three times worse.
+# milliseconds (docs/results/timing.md, Spin).
 SPIN_MOST_NS = 200_000
 _CALIBRATION_SLEEPS = 20
 _CALIBRATION_SLEEP_NS = 500_000

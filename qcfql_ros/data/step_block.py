@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -171,5 +172,5 @@ def _block(events: list[Step | SegmentEnd], state_dim: int, action_dim: int) -> 
     )
 
 
-def _rows(rows: list, shape: tuple[int, ...]) -> np.ndarray:  # type: ignore[type-arg]
+def _rows(rows: list[Any], shape: tuple[int, ...]) -> np.ndarray:
     return np.array(rows, np.float32).reshape(len(rows), *shape)
